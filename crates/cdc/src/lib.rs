@@ -1,0 +1,1 @@
+//! Postgres logical replication: pgoutput to rows to commands, and positions.

@@ -1,0 +1,1 @@
+//! Stamps, the hybrid logical clock, region ordinals and version vectors.

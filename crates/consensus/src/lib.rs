@@ -1,0 +1,1 @@
+//! A deterministic Raft group over the regions.

@@ -1,0 +1,1 @@
+//! What merges, and by which law: cells, counters, expiry, objects.

@@ -1,0 +1,1 @@
+//! The segment log in files and the checkpoint in RocksDB.

@@ -1,0 +1,1 @@
+//! Observations to decisions: detection, quorum, epochs, DNS tables.

@@ -1,0 +1,1 @@
+//! What Redis commands mean: one stage from command or remote frame to record.

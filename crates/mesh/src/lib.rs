@@ -1,0 +1,1 @@
+//! QUIC between regions: mutual TLS, lanes, datagrams.

@@ -1,0 +1,1 @@
+//! The tailer's connections to Postgres.

@@ -1,0 +1,1 @@
+//! One session per peer: subscribe, ship, receive, gate.

@@ -1,0 +1,1 @@
+//! Redis wire protocol: bytes to commands, replies to bytes.

@@ -1,0 +1,1 @@
+//! Ports for the log and the checkpoint, their formats, and an in-memory implementation that models crashes.
