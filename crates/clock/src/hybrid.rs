@@ -1,0 +1,131 @@
+//! One hybrid logical clock per writer, on top of `uhlc`.
+//!
+//! `uhlc::HLC` wants to read the system clock through a plain function; here physical time must
+//! come in as an argument so that the simulator owns it. So the physical reading is kept in the
+//! clock and `uhlc`'s arithmetic types carry it; the rule is the one of Kulkarni et al., "Logical
+//! Physical Clocks" (2014): the next stamp is the larger of physical time and the last one plus
+//! one.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use uhlc::NTP64;
+
+use crate::Time;
+
+/// How far ahead of this node's physical clock a remote stamp may be before it is held back, in
+/// milliseconds. A peer with a wild clock must not drag every region's stamps into the future.
+pub const MAX_AHEAD_MS: u64 = 60_000;
+
+/// Why a remote stamp was not accepted.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ClockError {
+    /// The stamp lies further in the future than [`MAX_AHEAD_MS`].
+    #[error("stamp is {ahead_ms} ms ahead of this region's clock (limit {MAX_AHEAD_MS} ms)")]
+    TooFarAhead {
+        /// By how much.
+        ahead_ms: u64,
+    },
+}
+
+/// A clock that never repeats and never goes back, whatever the physical clock does.
+#[derive(Clone, Debug)]
+pub struct HybridClock {
+    physical: Time,
+    last: Time,
+}
+
+impl HybridClock {
+    /// A clock that issues only stamps above `floor` (the largest stamp known to have been
+    /// issued before a restart).
+    #[must_use]
+    pub fn new(floor: Time) -> HybridClock {
+        HybridClock { physical: Time::ZERO, last: floor }
+    }
+
+    /// Tells the clock what physical time it is, in microseconds since 1970.
+    pub fn set_physical_us(&mut self, us: u64) {
+        self.physical = Time(NTP64::from(Duration::from_micros(us)).as_u64());
+    }
+
+    /// The current hybrid time: no stamp issued from now on is at or below it.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.physical.max(self.last)
+    }
+
+    /// Physical time as last told.
+    #[must_use]
+    pub fn physical(&self) -> Time {
+        self.physical
+    }
+
+    /// The next stamp, larger than every stamp issued or observed before.
+    pub fn tick(&mut self) -> Time {
+        let next = Time(self.last.0.saturating_add(1));
+        self.last = next.max(self.physical);
+        self.last
+    }
+
+    /// Checks a remote stamp against the bound without moving the clock.
+    ///
+    /// # Errors
+    /// [`ClockError::TooFarAhead`] when it lies beyond [`MAX_AHEAD_MS`].
+    pub fn check(&self, remote: Time) -> Result<(), ClockError> {
+        if remote > self.physical.plus_ms(MAX_AHEAD_MS) {
+            let ahead_ms = remote.as_ms().saturating_sub(self.physical.as_ms());
+            return Err(ClockError::TooFarAhead { ahead_ms });
+        }
+        Ok(())
+    }
+
+    /// Moves the clock past a stamp that was applied here.
+    pub fn observe(&mut self, remote: Time) {
+        self.last = self.last.max(remote);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strictly_increasing_while_the_physical_clock_jumps() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        let mut last = Time::ZERO;
+        for us in [5, 1_000_000, 10, 0, 7_000_000, 6_999_999, 7_000_000] {
+            clock.set_physical_us(us);
+            for _ in 0..3 {
+                let next = clock.tick();
+                assert!(next > last);
+                last = next;
+            }
+        }
+    }
+
+    #[test]
+    fn starts_above_its_floor_and_above_what_it_observed() {
+        let mut clock = HybridClock::new(Time::from_ms(10_000));
+        clock.set_physical_us(1_000_000);
+        assert!(clock.tick() > Time::from_ms(10_000));
+        clock.observe(Time::from_ms(20_000));
+        assert!(clock.tick() > Time::from_ms(20_000));
+    }
+
+    #[test]
+    fn agrees_with_uhlc_about_units() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        clock.set_physical_us(1_700_000_000_000_000);
+        let theirs = NTP64::from(Duration::from_secs(1_700_000_000));
+        assert_eq!(clock.now().0, theirs.as_u64());
+        assert_eq!(clock.now().as_ms(), 1_700_000_000_000);
+    }
+
+    #[test]
+    fn refuses_a_stamp_from_the_far_future() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        clock.set_physical_us(0);
+        assert!(clock.check(Time::from_ms(MAX_AHEAD_MS)).is_ok());
+        assert!(clock.check(Time::from_ms(MAX_AHEAD_MS + 1_000)).is_err());
+    }
+}
