@@ -182,7 +182,7 @@ impl Head {
             b'+' | b'-' => Head::Scalar,
             b':' => number().map(|_| Head::Scalar)?,
             b'$' | b'*' if text == b"-1" => Head::Scalar,
-            b'$' => Head::Bytes(usize::try_from(length()?).map_err(|_| malformed)?),
+            b'$' | b'!' => Head::Bytes(usize::try_from(length()?).map_err(|_| malformed)?),
             b'=' => match usize::try_from(length()?).map_err(|_| malformed)? {
                 len if len >= 4 => Head::Bytes(len),
                 _ => return Err(malformed),
@@ -221,6 +221,7 @@ impl Builder<'_> {
                 [a, b, c, b':', text @ ..] => Value::Verbatim([*a, *b, *c], text.to_vec()),
                 _ => return Err(malformed),
             },
+            (b'!', Head::Bytes(len)) => Value::Error(self.bytes(len)?.to_vec()),
             (_, Head::Bytes(len)) => Value::Bulk(self.bytes(len)?.to_vec()),
             (_, Head::Scalar) => Value::Null,
             (b'%', Head::Aggregate(values, _)) => Value::Map(self.pairs(values / 2)?),
@@ -299,6 +300,7 @@ mod tests {
     fn every_type() {
         check("+OK\r\n", Value::Simple(b"OK".to_vec()));
         check("-ERR x\r\n", Value::Error(b"ERR x".to_vec()));
+        check("!7\r\nERR x\ny\r\n", Value::Error(b"ERR x\ny".to_vec()));
         check(":-7\r\n", Value::Integer(-7));
         check("$5\r\na\r\nbc\r\n", bulk("a\r\nbc"));
         check("$0\r\n\r\n", bulk(""));
