@@ -1,0 +1,117 @@
+//! A frame: consecutive operations of one origin in one partition, applied whole or not at all.
+//!
+//! Its header vector does two jobs: it is what must have been delivered before the frame, and it
+//! is the causal context of every operation in it.
+
+use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
+use meridian_codec::{Malformed, Reader, put_varint};
+
+/// The largest frame, header included, in bytes. A commit that holds more is split.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+
+/// Who, where, after what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The partition that all operations belong to.
+    pub partition: u16,
+    /// The region that wrote them.
+    pub origin: Origin,
+    /// Stamp of the origin's operation before this frame, in this partition (rule R1).
+    pub previous: Time,
+    /// Stamp of the last operation in the frame.
+    pub last: Time,
+    /// What the author had seen of the other origins.
+    pub seen: VersionVector,
+}
+
+/// A header and the encoded operations that follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The header.
+    pub header: FrameHeader,
+    /// The operations, as `meridian-crdt` encodes them.
+    pub ops: &'a [u8],
+}
+
+impl FrameHeader {
+    /// Appends the header.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, u64::from(self.partition));
+        put_varint(out, u64::from(self.origin.0));
+        out.extend_from_slice(&self.previous.0.to_le_bytes());
+        put_varint(out, self.last.0 - self.previous.0);
+        let others = || self.seen.iter().filter(|(origin, _)| *origin != self.origin);
+        put_varint(out, others().count() as u64);
+        for (origin, time) in others() {
+            put_varint(out, u64::from(origin.0));
+            out.extend_from_slice(&time.0.to_le_bytes());
+        }
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Reads a frame that fills `bytes`. The operations are not looked at.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the header is not one.
+    pub fn decode(bytes: &'a [u8]) -> Result<Frame<'a>, Malformed> {
+        if bytes.len() > MAX_FRAME_BYTES {
+            return Err(Malformed("frame too large"));
+        }
+        let mut reader = Reader::new(bytes);
+        let partition = read_u16(&mut reader)?;
+        let origin = read_origin(&mut reader)?;
+        let previous = Time(reader.u64()?);
+        let last = previous.0.checked_add(reader.varint()?);
+        let last = Time(last.ok_or(Malformed("stamp overflows"))?);
+        let count = reader.varint()?;
+        let mut seen = VersionVector::new();
+        for _ in 0..count {
+            let other = read_origin(&mut reader)?;
+            seen.set(other, Time(reader.u64()?));
+        }
+        if last == previous || seen.get(origin) > Time::ZERO {
+            return Err(Malformed("frame header contradicts itself"));
+        }
+        let header = FrameHeader { partition, origin, previous, last, seen };
+        Ok(Frame { header, ops: reader.rest() })
+    }
+}
+
+fn read_u16(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
+    u16::try_from(reader.varint()?).map_err(|_| Malformed("number beyond 16 bits"))
+}
+
+fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, Malformed> {
+    let origin = Origin(read_u16(reader)?);
+    if origin.index() >= MAX_REGIONS {
+        return Err(Malformed("ordinal too large"));
+    }
+    Ok(origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn round_trip() {
+        let mut seen = VersionVector::new();
+        seen.set(Origin(0), Time(77));
+        seen.set(Origin(2), Time(u64::MAX));
+        let header =
+            FrameHeader { partition: 15, origin: Origin(1), previous: Time(5), last: Time(9), seen };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(b"ops");
+        assert_eq!(Frame::decode(&bytes), Ok(Frame { header, ops: b"ops" }));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Frame::decode(&bytes);
+        }
+    }
+}
