@@ -5,7 +5,7 @@
 //! recursion; nothing from outside ever reaches it. Our mirror is narrower as well: an append
 //! cannot carry gaps, a vote cannot carry entries, nobody can propose a membership change.
 
-use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use meridian_codec::control;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::limits::{MAX_MESSAGE_BYTES, MAX_RECORD_BYTES};
@@ -99,7 +99,7 @@ impl Message {
 
     /// `None` for bytes that are not exactly one message.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        decode::<Self, MAX_MESSAGE_BYTES>(bytes)
+        decode(bytes, MAX_MESSAGE_BYTES)
     }
 }
 
@@ -110,29 +110,25 @@ impl Record {
 
     /// `None` for bytes that are not exactly one record.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        decode::<Self, MAX_RECORD_BYTES>(bytes)
+        decode(bytes, MAX_RECORD_BYTES)
     }
 }
 
 fn encode<T: Serialize>(what: &'static str, value: &T, limit: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![FORMAT_VERSION];
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .map_err(|error| Error::Raft(format!("encoding a {what}: {error}")))?;
+    bytes.append(&mut control::encode(value));
     if bytes.len() > limit {
         return Err(Error::TooLarge { what, bytes: bytes.len(), limit });
     }
     Ok(bytes)
 }
 
-fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Option<T> {
+fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Option<T> {
     let (&version, rest) = bytes.split_first()?;
-    if version != FORMAT_VERSION || bytes.len() > LIMIT {
+    if version != FORMAT_VERSION || bytes.len() > limit {
         return None;
     }
-    let config: Configuration<LittleEndian, Varint, Limit<LIMIT>> =
-        bincode::config::standard().with_limit::<LIMIT>();
-    let (value, used) = bincode::serde::decode_from_slice(rest, config).ok()?;
-    (used == rest.len()).then_some(value)
+    control::decode(rest).ok()
 }
 
 #[cfg(test)]

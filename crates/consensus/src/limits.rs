@@ -44,5 +44,7 @@ const _: () = {
     assert!(MAX_STATE_BYTES + ENVELOPE_BYTES <= MAX_MESSAGE_BYTES);
     assert!(RECORD_CHUNK_BYTES + MAX_PROPOSAL_BYTES + ENVELOPE_BYTES <= MAX_RECORD_BYTES);
     assert!(MAX_STATE_BYTES + ENVELOPE_BYTES <= MAX_RECORD_BYTES);
+    assert!(MAX_MESSAGE_BYTES <= meridian_codec::control::MAX_CONTROL_BYTES);
+    assert!(MAX_RECORD_BYTES <= meridian_codec::control::MAX_CONTROL_BYTES);
     assert!(MAX_UNCOMMITTED_BYTES >= MAX_APPEND_BYTES as u64);
 };
