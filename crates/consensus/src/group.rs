@@ -215,7 +215,10 @@ impl Group {
                 .collect(),
         };
         self.watch_snapshots(&messages);
-        let must_sync = ready.must_sync() || self.is_identity_unsaved;
+        // What is applied is durable as committed: a restarted region never falls behind what it
+        // acted on, so what it promised by an applied entry still binds it.
+        let must_sync =
+            ready.must_sync() || self.is_identity_unsaved || !output.committed.is_empty();
         let records = self.store_and_record(&ready);
         let number = ready.number();
         self.node.advance_append_async(ready);
