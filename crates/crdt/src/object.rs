@@ -195,7 +195,8 @@ impl Object {
             Action::Expire { deadline } => {
                 self.string.supersede_ttls(context);
                 let rest = self.rest_mut(seed);
-                rest.deadlines.retain(|(dot, _)| !context.covers(*dot));
+                // The own dot too: a replay may bring the same operation twice.
+                rest.deadlines.retain(|(dot, _)| !context.covers(*dot) && *dot != context.dot);
                 let at = rest.deadlines.partition_point(|(dot, _)| *dot < context.dot);
                 rest.deadlines.insert(at, (context.dot, *deadline));
             }

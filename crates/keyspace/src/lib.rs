@@ -1,1 +1,26 @@
 //! What Redis commands mean: one stage from command or remote frame to record.
+//!
+//! [`Stage`] holds the data and knows one way to change it: an operation, stamped, encoded into
+//! the frame of the current commit and applied. [`Engine`] puts clients in front of it: sessions,
+//! the command table, replies that are released by the commit that covers them. Neither does any
+//! I/O: bytes and time come in, log entries and replies come out.
+
+mod client;
+mod commands;
+mod dispatch;
+mod engine;
+mod export;
+mod increment;
+pub mod limits;
+mod mirror;
+mod partition;
+mod slot;
+mod stage;
+mod table;
+
+pub use client::{Client, ClientId};
+pub use engine::{Commit, Durability, Engine, EngineConfig};
+pub use export::{Touched, export_element};
+pub use mirror::{MIRROR_PREFIX, MirrorChange, RESERVED_PREFIX};
+pub use slot::{SLOTS, slot_of};
+pub use stage::{FrameError, Stage, StageConfig};

@@ -6,8 +6,9 @@
 use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader, put_varint};
 
-/// The largest frame, header included, in bytes. A commit that holds more is split.
-pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// The largest frame, header included, in bytes. Frames are usually closed far below; this is
+/// what one command with the largest values may need, since a command is never split.
+pub const MAX_FRAME_BYTES: usize = 72 << 20;
 
 /// Who, where, after what.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,419 @@
+//! From arguments to a command: look-up, arity, permission, transactions.
+
+use std::collections::BTreeMap;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use meridian_clock::{Origin, Time};
+use meridian_resp::Writer;
+
+use crate::{
+    client::{Client, Transaction},
+    commands,
+    engine::{Durability, EngineConfig},
+    limits::{MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS},
+    mirror::{MIRROR_PREFIX, RESERVED_PREFIX, mirror_table},
+    stage::Stage,
+};
+
+/// What commands see of the world outside the data. Set by whoever composes the node.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The password that clients must give.
+    pub password: Option<String>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// This region's name.
+    pub region: String,
+    /// The regions' names by ordinal.
+    pub regions: BTreeMap<Origin, String>,
+    /// When replies leave.
+    pub durability: Durability,
+    /// Why writes are refused at present (a full disk, a clock that is off), if they are.
+    pub refuse_writes: Option<String>,
+    /// Whether this region is the primary one.
+    pub primary: bool,
+    /// Further sections of INFO: name and lines.
+    pub info: BTreeMap<String, Vec<(String, String)>>,
+    /// CONFIG GET's parameters beyond the built-in ones.
+    pub config: BTreeMap<String, String>,
+    /// Connections accepted since the start.
+    pub connections_received: u64,
+    /// Commands run since the start.
+    pub commands_processed: u64,
+    /// Reads that found their key, and reads that did not.
+    pub hits: u64,
+    /// See `hits`.
+    pub misses: u64,
+    /// When the node started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Randomness for SPOP, SRANDMEMBER and RANDOMKEY; seeded from outside.
+    pub random: Random,
+    /// Calls by command.
+    pub calls: BTreeMap<&'static str, u64>,
+}
+
+impl Environment {
+    /// The environment that a configuration describes, before anything has been heard.
+    #[must_use]
+    pub fn new(config: &EngineConfig) -> Environment {
+        Environment {
+            password: config.password.clone(),
+            cluster: config.cluster.clone(),
+            region: config.region.clone(),
+            regions: config.regions.clone(),
+            durability: config.durability,
+            refuse_writes: None,
+            primary: false,
+            info: BTreeMap::new(),
+            config: BTreeMap::new(),
+            connections_received: 0,
+            commands_processed: 0,
+            hits: 0,
+            misses: 0,
+            started_ms: 0,
+            random: Random(config.stage.seed | 1),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    /// A region's name, or its ordinal if it is not known.
+    #[must_use]
+    pub fn region_name(&self, origin: Origin) -> String {
+        self.regions.get(&origin).cloned().unwrap_or_else(|| origin.to_string())
+    }
+}
+
+/// Marsaglia's xorshift64* ("Xorshift RNGs", 2003): enough to pick a member.
+#[derive(Clone, Copy, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A number below `bound`, which must not be zero.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound as u64) as usize
+    }
+}
+
+/// One call of one command.
+pub struct Call<'a> {
+    /// The data.
+    pub stage: &'a mut Stage,
+    /// The world outside.
+    pub env: &'a mut Environment,
+    /// Who asks.
+    pub client: &'a mut Client,
+    /// The command and its arguments; `args[0]` is the command's name.
+    pub args: &'a [&'a [u8]],
+    /// Where the reply goes.
+    pub reply: Writer<'a>,
+    /// Hybrid time when the command began.
+    pub now: Time,
+    /// What the engine must do afterwards.
+    pub outcome: &'a mut Outcome,
+}
+
+/// What the engine must do after a command.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// The set of watched keys has changed.
+    pub watch_changed: bool,
+    /// The command concerns other clients (CLIENT LIST, CLIENT KILL).
+    pub about_clients: bool,
+}
+
+/// What a command does to data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads keys.
+    Read,
+    /// Writes keys.
+    Write,
+    /// Touches no keys.
+    None,
+}
+
+/// Which arguments are keys: first, last (negative: from the end) and step, as COMMAND shows.
+pub type KeySpec = (i32, i32, i32);
+
+/// One row of the command table.
+pub struct Spec {
+    /// Lower case.
+    pub name: &'static str,
+    /// Redis's arity: with the name; negative means "at least".
+    pub arity: i32,
+    /// What it does.
+    pub access: Access,
+    /// Where its keys are.
+    pub keys: KeySpec,
+    /// Runs it.
+    pub run: fn(&mut Call<'_>),
+}
+
+impl Spec {
+    fn accepts(&self, count: usize) -> bool {
+        let wanted = self.arity.unsigned_abs() as usize;
+        if self.arity >= 0 { count == wanted } else { count >= wanted }
+    }
+
+    /// The keys among the arguments.
+    pub fn keys_of<'a>(&self, args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (first, last, step) = self.keys;
+        let end = if last < 0 { args.len() as i32 + last } else { last };
+        let range = if first == 0 { 1..=0 } else { first..=end.min(args.len() as i32 - 1) };
+        range.step_by(step.max(1) as usize).map(|at| args[at as usize])
+    }
+}
+
+/// The longest command name; longer ones are unknown without a look.
+const MAX_NAME_BYTES: usize = 32;
+
+/// Finds and runs commands.
+pub struct Dispatcher {
+    table: HashMap<&'static [u8], &'static Spec, FixedState>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dispatcher({} commands)", self.table.len())
+    }
+}
+
+impl Default for Dispatcher {
+    fn default() -> Self {
+        Dispatcher::new()
+    }
+}
+
+impl Dispatcher {
+    /// The table of all commands.
+    #[must_use]
+    pub fn new() -> Dispatcher {
+        let mut table = HashMap::with_hasher(FixedState::with_seed(0));
+        for spec in commands::all() {
+            table.insert(spec.name.as_bytes(), spec);
+        }
+        Dispatcher { table }
+    }
+
+    /// The row of a command, whatever the case of its name.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, name: &[u8]) -> Option<&'static Spec> {
+        let mut lower = [0u8; MAX_NAME_BYTES];
+        let lower = lower.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        self.table.get(&*lower).copied()
+    }
+
+    /// Runs one command, or queues it when a MULTI is open.
+    #[inline]
+    pub fn run(
+        &self,
+        stage: &mut Stage,
+        env: &mut Environment,
+        client: &mut Client,
+        args: &[&[u8]],
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut out = std::mem::take(&mut client.out);
+        match self.admit(env, client, args) {
+            Err(error) => {
+                if let Some(transaction) = &mut client.transaction {
+                    transaction.broken = true;
+                }
+                Writer::new(&mut out, client.protocol).error_bytes(&error);
+            }
+            Ok(spec) if client.transaction.is_some() && !is_immediate(spec.name) => {
+                queue(client, args, &mut out);
+            }
+            Ok(spec) if spec.name == "exec" => {
+                self.exec(stage, env, client, &mut out, &mut outcome);
+            }
+            Ok(spec) => self.call(spec, stage, env, client, args, &mut out, &mut outcome),
+        }
+        client.out = out;
+        outcome
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one call, borrowed apart")]
+    #[inline]
+    fn call(
+        &self,
+        spec: &'static Spec,
+        stage: &mut Stage,
+        env: &mut Environment,
+        client: &mut Client,
+        args: &[&[u8]],
+        out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) {
+        env.commands_processed += 1;
+        client.last_command = spec.name;
+        let reply = Writer::new(out, client.protocol);
+        let now = stage.now();
+        (spec.run)(&mut Call { stage, env, client, args, reply, now, outcome });
+    }
+
+    /// Finds the command and checks all that can be checked before it runs.
+    fn admit(
+        &self,
+        env: &Environment,
+        client: &Client,
+        args: &[&[u8]],
+    ) -> Result<&'static Spec, Vec<u8>> {
+        let name = args.first().copied().unwrap_or_default();
+        let Some(spec) = self.find(name) else {
+            return Err(unknown_command(name, &args[1.min(args.len())..]));
+        };
+        if !client.authenticated && !matches!(spec.name, "auth" | "hello" | "quit" | "reset") {
+            return Err(b"NOAUTH Authentication required.".to_vec());
+        }
+        if !spec.accepts(args.len()) {
+            let text = format!("ERR wrong number of arguments for '{}' command", spec.name);
+            return Err(text.into_bytes());
+        }
+        if spec.access == Access::Write {
+            if let Some(why) = &env.refuse_writes {
+                return Err(format!("MISCONF writes are refused: {why}").into_bytes());
+            }
+            for key in spec.keys_of(args) {
+                check_writable(key)?;
+            }
+        }
+        Ok(spec)
+    }
+
+    fn exec(
+        &self,
+        stage: &mut Stage,
+        env: &mut Environment,
+        client: &mut Client,
+        out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) {
+        let Some(transaction) = client.transaction.take() else {
+            Writer::new(out, client.protocol).error("ERR EXEC without MULTI");
+            return;
+        };
+        let now = stage.now();
+        let expired = client.watched.iter().any(|(key, was)| *was && !is_visible(stage, key, now));
+        let broken = client.watch_broken || expired;
+        client.watched.clear();
+        client.watch_broken = false;
+        outcome.watch_changed = true;
+        let mut reply = Writer::new(out, client.protocol);
+        if transaction.broken {
+            reply.error("EXECABORT Transaction discarded because of previous errors.");
+            return;
+        }
+        if broken {
+            reply.null_array();
+            return;
+        }
+        reply.array(transaction.commands.len());
+        for command in &transaction.commands {
+            let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            // Found when it was queued; the table does not change.
+            if let Some(spec) = self.find(args[0]) {
+                self.call(spec, stage, env, client, &args, out, outcome);
+            }
+        }
+    }
+}
+
+/// Whether a reader sees the key.
+pub fn is_visible(stage: &Stage, key: &[u8], now: Time) -> bool {
+    stage.object(key).is_some_and(|o| o.visible(now).is_some())
+}
+
+/// Commands that act at once although a MULTI is open.
+fn is_immediate(name: &str) -> bool {
+    matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+fn queue(client: &mut Client, args: &[&[u8]], out: &mut Vec<u8>) {
+    let mut reply = Writer::new(out, client.protocol);
+    let Some(transaction) = &mut client.transaction else {
+        return;
+    };
+    let bytes: usize = args.iter().map(|a| a.len()).sum();
+    let too_many = transaction.commands.len() >= MAX_QUEUED_COMMANDS;
+    if too_many || transaction.bytes + bytes > MAX_QUEUED_BYTES {
+        transaction.broken = true;
+        reply.error("ERR transaction is too large");
+        return;
+    }
+    transaction.bytes += bytes;
+    transaction.commands.push(args.iter().map(|a| a.to_vec()).collect());
+    reply.simple("QUEUED");
+}
+
+/// MULTI.
+pub(crate) fn multi(call: &mut Call<'_>) {
+    if call.client.transaction.is_some() {
+        call.reply.error("ERR MULTI calls can not be nested");
+        return;
+    }
+    call.client.transaction = Some(Transaction::default());
+    call.reply.ok();
+}
+
+/// DISCARD.
+pub(crate) fn discard(call: &mut Call<'_>) {
+    if call.client.transaction.take().is_none() {
+        call.reply.error("ERR DISCARD without MULTI");
+        return;
+    }
+    call.client.watched.clear();
+    call.client.watch_broken = false;
+    call.outcome.watch_changed = true;
+    call.reply.ok();
+}
+
+/// EXEC is run by the dispatcher; the table only needs its row.
+pub(crate) fn exec_row(call: &mut Call<'_>) {
+    call.reply.error("ERR EXEC without MULTI");
+}
+
+fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {
+    if key.starts_with(MIRROR_PREFIX) {
+        let table = String::from_utf8_lossy(mirror_table(key)).into_owned();
+        let text = format!(
+            "READONLY '{table}' is mirrored from Postgres: change the rows of table {table} there"
+        );
+        return Err(text.into_bytes());
+    }
+    if key.starts_with(RESERVED_PREFIX) {
+        return Err(b"ERR keys that begin with a zero byte and 'meridian:' are reserved".to_vec());
+    }
+    Ok(())
+}
+
+/// Redis's text, with its limits: 128 bytes of name and of arguments.
+fn unknown_command(name: &[u8], args: &[&[u8]]) -> Vec<u8> {
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(128)]);
+    text.extend_from_slice(b"', with args beginning with: ");
+    let mut used = 0;
+    for arg in args {
+        if used >= 128 {
+            break;
+        }
+        let shown = &arg[..arg.len().min(128 - used)];
+        text.push(b'\'');
+        text.extend_from_slice(shown);
+        text.extend_from_slice(b"' ");
+        used += shown.len() + 3;
+    }
+    for byte in &mut text {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    text
+}

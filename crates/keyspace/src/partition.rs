@@ -1,0 +1,153 @@
+//! One partition: the unit of ordering, of version vector and of repair.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meridian_clock::{Dot, Origin, Time, VersionVector};
+use meridian_crdt::{ElementKey, Op, Row, encode_op};
+use meridian_store::FrameHeader;
+
+/// How far into the queue of empty rows to look for one that may go; a region that is away must
+/// not make every look a long one.
+const COLLECT_AHEAD: usize = 1024;
+
+/// A partition's vector, the frame that is being filled, and what waits for other regions.
+#[derive(Clone, Debug, Default)]
+pub struct Partition {
+    /// What has been applied here.
+    pub vector: VersionVector,
+    /// The frame of local operations that the current commit is filling.
+    open: OpenFrame,
+    /// What each other region is known to have applied.
+    known: BTreeMap<Origin, VersionVector>,
+    /// Up to when each other region has promised to have sent everything.
+    watermark: BTreeMap<Origin, Time>,
+    /// Empty counter rows that wait for their origin to have seen the reset.
+    residue: VecDeque<Residue>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct OpenFrame {
+    ops: Vec<u8>,
+    previous: Time,
+    last: Time,
+    /// The last operation's key.
+    key: Vec<u8>,
+}
+
+/// An empty row and what had been seen here when it was emptied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residue {
+    /// The key that holds it.
+    pub key: Box<[u8]>,
+    /// The element that holds it.
+    pub element: ElementKey,
+    /// The row's origin.
+    pub origin: Origin,
+    /// The row's birth.
+    pub birth: Time,
+    /// The row's newest increment.
+    pub last: Time,
+    noted: VersionVector,
+}
+
+impl Residue {
+    /// Whether `row` is still the one that was noted.
+    #[must_use]
+    pub fn is(&self, row: &Row) -> bool {
+        row.origin == self.origin && row.birth == self.birth && row.last == self.last
+    }
+}
+
+impl Partition {
+    /// Adds a local operation to the open frame.
+    pub fn push(&mut self, op: &Op<'_>, dot: Dot) {
+        if self.open.ops.is_empty() {
+            self.open.previous = self.vector.get(dot.origin);
+            self.open.last = self.open.previous;
+        }
+        let start = self.open.ops.len();
+        let same = start > 0 && self.open.key == op.key;
+        encode_op(&mut self.open.ops, op, dot, (same.then_some(op.key), self.open.last));
+        if !same {
+            self.open.key.clear();
+            self.open.key.extend_from_slice(op.key);
+        }
+        self.open.last = dot.time;
+    }
+
+    /// Bytes of operations in the open frame.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.open.ops.len()
+    }
+
+    /// Appends the open frame, behind its length, and starts a new one. Nothing is appended when
+    /// nothing was written.
+    pub fn close(&mut self, number: u16, me: Origin, out: &mut Vec<u8>) -> bool {
+        if self.open.ops.is_empty() {
+            return false;
+        }
+        let header = FrameHeader {
+            partition: number,
+            origin: me,
+            previous: self.open.previous,
+            last: self.open.last,
+            seen: self.vector.clone(),
+        };
+        let at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        header.encode(out);
+        out.extend_from_slice(&self.open.ops);
+        let length = (out.len() - at - 4) as u32;
+        out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        self.open.ops.clear();
+        self.open.ops.shrink_to(1 << 20);
+        true
+    }
+
+    /// Learns what a region has applied. Only meaningful if everything that the region had
+    /// written by then has been applied here (FIFO), which the caller has checked.
+    pub fn learn(&mut self, origin: Origin, vector: &VersionVector) {
+        self.known.entry(origin).or_default().join(vector);
+    }
+
+    /// Learns that the region writes nothing more at or below `upto`.
+    pub fn promise(&mut self, origin: Origin, upto: Time) {
+        let mark = self.watermark.entry(origin).or_default();
+        *mark = upto.max(*mark);
+    }
+
+    /// Whether nothing stamped at or below `time` can arrive any more from `origins`.
+    pub fn is_settled(&self, time: Time, mut origins: impl Iterator<Item = Origin>) -> bool {
+        origins.all(|o| {
+            self.vector.get(o) > time || self.watermark.get(&o).is_some_and(|mark| *mark > time)
+        })
+    }
+
+    /// Notes an empty row.
+    pub fn note(&mut self, key: &[u8], element: ElementKey, row: &Row) {
+        self.residue.push_back(Residue {
+            key: key.into(),
+            element,
+            origin: row.origin,
+            birth: row.birth,
+            last: row.last,
+            noted: self.vector.clone(),
+        });
+    }
+
+    /// The next empty row that may go: its origin has seen all that had been seen here when the
+    /// row was emptied, so its next increment opens a new row.
+    pub fn collect(&mut self) -> Option<Residue> {
+        let at = self.residue.iter().take(COLLECT_AHEAD).position(|r| {
+            self.known.get(&r.origin).is_some_and(|known| known.dominates(&r.noted))
+        })?;
+        self.residue.remove(at)
+    }
+
+    /// How many empty rows wait.
+    #[must_use]
+    pub fn residue(&self) -> usize {
+        self.residue.len()
+    }
+}

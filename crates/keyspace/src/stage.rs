@@ -1,0 +1,485 @@
+//! The one stage: everything that changes data goes through it, and leaves it as log bytes.
+//!
+//! A local operation is stamped, encoded into the open frame of its partition and applied; a
+//! remote frame is appended as it came and applied. Both end in the entry of the current commit,
+//! in the order in which they were applied. Replay after a restart feeds the same entries back.
+
+use meridian_clock::{Dot, HybridClock, Origin, Time, VersionVector};
+use meridian_codec::Malformed;
+use meridian_crdt::{Action, Context, Cut, Effect, Element, ElementKey, Object, Op, OpReader};
+use meridian_store::{
+    ENTRY_HEADER_BYTES, Frame, LogPosition, encode_entry, partition_of_key,
+};
+use std::collections::BTreeSet;
+use thiserror::Error;
+
+use crate::{
+    limits::{FRAME_TARGET_BYTES, MAX_CONFLICT_KEYS},
+    partition::Partition,
+    slot::{SLOTS, slot_of},
+    table::SlotTable,
+};
+
+/// What a stage must know.
+#[derive(Clone, Debug)]
+pub struct StageConfig {
+    /// This region's ordinal.
+    pub me: Origin,
+    /// Number of partitions: a power of two, the same in every region.
+    pub partitions: u16,
+    /// Keys the hash tables; random in production.
+    pub seed: u64,
+}
+
+/// Why a frame was not applied. None of it has been.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum FrameError {
+    /// The bytes are no frame for this cluster.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The frame does not follow on what has been applied: the gate must not let it through.
+    #[error("frame does not follow on what has been applied")]
+    OutOfOrder,
+}
+
+/// The data of one region and the commit that is being filled.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    me: Origin,
+    partitions: u16,
+    seed: u64,
+    clock: HybridClock,
+    parts: Vec<Partition>,
+    tables: Vec<SlotTable>,
+    /// The entry that is being filled, with room for its header in front.
+    entry: Vec<u8>,
+    /// Frames of this commit, for the vectors that it will make durable.
+    advanced: Vec<(u16, Origin, Time)>,
+    /// Partitions with an open frame.
+    open: Vec<u16>,
+    /// Keys at which a conflict was seen, at most [`MAX_CONFLICT_KEYS`].
+    conflicts: BTreeSet<Box<[u8]>>,
+    /// Keys that some client watches; touched ones are collected for the engine.
+    watched: BTreeSet<Box<[u8]>>,
+    touched: Vec<Box<[u8]>>,
+    ops_applied: u64,
+}
+
+impl Stage {
+    /// An empty stage.
+    #[must_use]
+    pub fn new(config: StageConfig) -> Stage {
+        Stage {
+            me: config.me,
+            partitions: config.partitions,
+            seed: config.seed,
+            clock: HybridClock::new(Time::ZERO),
+            parts: vec![Partition::default(); usize::from(config.partitions)],
+            tables: vec![SlotTable::new(config.seed); usize::from(SLOTS)],
+            entry: vec![0; ENTRY_HEADER_BYTES],
+            advanced: Vec::new(),
+            open: Vec::new(),
+            conflicts: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            touched: Vec::new(),
+            ops_applied: 0,
+        }
+    }
+
+    /// This region's ordinal.
+    #[must_use]
+    pub fn me(&self) -> Origin {
+        self.me
+    }
+
+    /// Number of partitions.
+    #[must_use]
+    pub fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    /// Tells the stage the physical time, in microseconds since 1970.
+    pub fn set_physical_us(&mut self, us: u64) {
+        self.clock.set_physical_us(us);
+    }
+
+    /// The hybrid clock.
+    #[must_use]
+    pub fn clock(&self) -> &HybridClock {
+        &self.clock
+    }
+
+    /// Hybrid time: what expires at or before it has expired.
+    #[must_use]
+    #[inline]
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The object under a key, expired parts and remains included.
+    #[must_use]
+    #[inline]
+    pub fn object(&self, key: &[u8]) -> Option<&Object> {
+        self.tables[usize::from(slot_of(key))].get(key)
+    }
+
+    /// The keys of one slot.
+    #[must_use]
+    pub fn table(&self, slot: u16) -> &SlotTable {
+        &self.tables[usize::from(slot)]
+    }
+
+    /// The digest of one slot.
+    pub fn slot_digest(&mut self, slot: u16) -> u64 {
+        self.tables[usize::from(slot)].digest()
+    }
+
+    /// The partition of a key.
+    #[must_use]
+    pub fn partition_of(&self, key: &[u8]) -> u16 {
+        partition_of_key(slot_of(key), self.partitions)
+    }
+
+    /// One partition.
+    #[must_use]
+    pub fn partition(&self, number: u16) -> &Partition {
+        &self.parts[usize::from(number)]
+    }
+
+    /// One partition, to tell it what was heard of other regions.
+    pub fn partition_mut(&mut self, number: u16) -> &mut Partition {
+        &mut self.parts[usize::from(number)]
+    }
+
+    /// What every partition has applied.
+    #[must_use]
+    pub fn vectors(&self) -> Vec<VersionVector> {
+        self.parts.iter().map(|p| p.vector.clone()).collect()
+    }
+
+    /// Keys at which a conflict was seen; it may have been resolved since.
+    pub fn conflict_keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.conflicts.iter().map(AsRef::as_ref)
+    }
+
+    /// Forgets a key whose conflict is resolved.
+    pub fn forget_conflict(&mut self, key: &[u8]) {
+        self.conflicts.remove(key);
+    }
+
+    /// Keys that clients watch.
+    pub fn watched_mut(&mut self) -> &mut BTreeSet<Box<[u8]>> {
+        &mut self.watched
+    }
+
+    /// Watched keys that were written since the last call.
+    pub fn take_touched(&mut self) -> Vec<Box<[u8]>> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Operations applied since the start, local and remote.
+    #[must_use]
+    pub fn ops_applied(&self) -> u64 {
+        self.ops_applied
+    }
+
+    /// Bytes in the commit that is being filled.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        let open: usize = self.open.iter().map(|p| self.partition(*p).open_bytes()).sum();
+        self.entry.len() - ENTRY_HEADER_BYTES + open
+    }
+
+    /// Performs one local operation and returns its dot.
+    ///
+    /// When nothing under the key is visible but remains of an expired life are held, the
+    /// operation clears them first, here and everywhere.
+    #[inline]
+    pub fn write(&mut self, key: &[u8], action: Action<'_>) -> Dot {
+        let dot = Dot::new(self.clock.tick(), self.me);
+        self.write_stamped(key, action, dot);
+        dot
+    }
+
+    /// Adds to a counter: `row` is this region's row to continue, as (birth, sum so far); without
+    /// one a new row is opened. `sum` is the new cumulative sum.
+    pub fn write_increment(
+        &mut self,
+        key: &[u8],
+        element: Element<'_>,
+        birth: Option<Time>,
+        sum: meridian_crdt::Amount,
+    ) -> Dot {
+        let dot = Dot::new(self.clock.tick(), self.me);
+        let birth = birth.unwrap_or(dot.time);
+        self.write_stamped(key, Action::Incr { element, birth, sum }, dot);
+        dot
+    }
+
+    fn write_stamped(&mut self, key: &[u8], action: Action<'_>, dot: Dot) {
+        let slot = slot_of(key);
+        let number = partition_of_key(slot, self.partitions);
+        let now = self.clock.now();
+        let (me, seed) = (self.me, self.seed);
+        let part = &mut self.parts[usize::from(number)];
+        let table = &mut self.tables[usize::from(slot)];
+        if part.open_bytes() == 0 {
+            self.open.push(number);
+        }
+        let effect = table.change(key, |object| {
+            // Cuts name elements of the object that the operation is about to change.
+            let names;
+            let mut op = Op::new(key, action);
+            if !object.is_empty() {
+                names = prepare(object, &mut op, now, me);
+                op.cuts.extend(names.iter().map(OwnedCut::borrow));
+            }
+            part.push(&op, dot);
+            object.apply(&op, &Context { seen: &part.vector, dot }, me, seed)
+        });
+        part.vector.set(me, dot.time);
+        self.ops_applied += 1;
+        if effect != Effect::default() || !self.watched.is_empty() {
+            self.after(key, slot, number, effect);
+        }
+    }
+
+    /// Ends a command: a frame that has grown large enough is closed, so that no frame exceeds
+    /// its limit and no command is split.
+    pub fn end_command(&mut self) {
+        if self.open.len() == 1 && self.partition(self.open[0]).open_bytes() < FRAME_TARGET_BYTES {
+            return;
+        }
+        let large = |s: &Stage, p: u16| s.partition(p).open_bytes() >= FRAME_TARGET_BYTES;
+        let full: Vec<u16> = self.open.iter().copied().filter(|p| large(self, *p)).collect();
+        for number in full {
+            self.close(number);
+        }
+    }
+
+    /// Applies a remote frame and appends it to the commit.
+    ///
+    /// # Errors
+    /// [`FrameError`]; nothing has been applied then.
+    pub fn apply_frame(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        let frame = self.check_frame(bytes)?;
+        if frame.header.origin == self.me {
+            return Err(FrameError::OutOfOrder);
+        }
+        self.close(frame.header.partition);
+        self.entry.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.entry.extend_from_slice(bytes);
+        self.merge(&frame)?;
+        Ok(())
+    }
+
+    /// Applies a frame found in this region's own log at the start.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the log must not be used then.
+    pub fn replay_frame(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        let frame = self.check_frame(bytes)?;
+        self.merge(&frame)?;
+        self.advanced.clear();
+        Ok(())
+    }
+
+    /// Ends the commit: the log entry to append (none when nothing changed) and how it advances
+    /// the vectors. `durable` is what the log is known to have on disk.
+    pub fn take_entry(&mut self, durable: LogPosition) -> Option<(Vec<u8>, Vec<(u16, Origin, Time)>)> {
+        for number in std::mem::take(&mut self.open) {
+            self.close_one(number);
+        }
+        if self.entry.len() == ENTRY_HEADER_BYTES {
+            return None;
+        }
+        encode_entry(&mut self.entry, 0, durable);
+        let room = vec![0; ENTRY_HEADER_BYTES];
+        Some((std::mem::replace(&mut self.entry, room), std::mem::take(&mut self.advanced)))
+    }
+
+    /// Puts a stored element back at the start. `element` and `value` are the checkpoint's.
+    ///
+    /// # Errors
+    /// [`Malformed`] when they cannot be read.
+    pub fn restore(&mut self, key: &[u8], element: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let seed = self.seed;
+        let table = &mut self.tables[usize::from(slot_of(key))];
+        match ElementKey::decode(element)? {
+            ElementKey::Deadlines => {
+                let deadlines = meridian_crdt::decode_deadlines(value)?;
+                table.change(key, |o| o.restore_deadlines(deadlines, seed));
+            }
+            place => {
+                let cell = meridian_crdt::decode_cell(value)?;
+                let conflict = cell.in_conflict();
+                if let Some(element) = place.element() {
+                    table.change(key, |o| o.restore_cell(element, cell, seed));
+                }
+                if conflict && self.conflicts.len() < MAX_CONFLICT_KEYS {
+                    self.conflicts.insert(key.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the vectors that belong to the restored elements.
+    pub fn restore_vectors(&mut self, vectors: &[VersionVector]) {
+        for (part, vector) in self.parts.iter_mut().zip(vectors) {
+            part.vector = vector.clone();
+            for (_, time) in vector.iter() {
+                self.clock.observe(time);
+            }
+        }
+    }
+
+    /// After restoring and replaying: empty counter rows are noted again.
+    pub fn finish_restore(&mut self) {
+        let me = self.me;
+        for slot in 0..SLOTS {
+            let mut found = Vec::new();
+            for (key, object) in self.tables[usize::from(slot)].iter() {
+                object.each(|element, cell| {
+                    for row in cell.rows().iter().filter(|r| r.origin != me && !r.is_live()) {
+                        found.push((Box::<[u8]>::from(key), ElementKey::of(element), row.clone()));
+                    }
+                });
+            }
+            let number = partition_of_key(slot, self.partitions);
+            for (key, element, row) in found {
+                self.parts[usize::from(number)].note(&key, element, &row);
+            }
+        }
+    }
+
+    /// Drops empty counter rows whose origin is known to have seen their reset.
+    pub fn collect_residue(&mut self, number: u16) {
+        let seed = self.seed;
+        while let Some(residue) = self.parts[usize::from(number)].collect() {
+            let Some(element) = residue.element.element() else { continue };
+            let table = &mut self.tables[usize::from(slot_of(&residue.key))];
+            if table.get(&residue.key).is_some() {
+                table.change(&residue.key, |o| o.drop_residue(element, seed, |r| residue.is(r)));
+            }
+        }
+    }
+
+    fn check_frame<'b>(&self, bytes: &'b [u8]) -> Result<Frame<'b>, FrameError> {
+        let frame = Frame::decode(bytes)?;
+        let header = &frame.header;
+        if header.partition >= self.partitions {
+            return Err(Malformed("frame for a partition that does not exist").into());
+        }
+        let vector = &self.partition(header.partition).vector;
+        if header.previous != vector.get(header.origin) || !vector.dominates(&header.seen) {
+            return Err(FrameError::OutOfOrder);
+        }
+        let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
+        while let Some((_, op)) = reader.next()? {
+            if self.partition_of(op.key) != header.partition {
+                return Err(Malformed("operation on a key of another partition").into());
+            }
+        }
+        if reader.last() != header.last {
+            return Err(Malformed("frame's last stamp is not its last operation's").into());
+        }
+        Ok(frame)
+    }
+
+    fn merge(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
+        let header = &frame.header;
+        let (me, seed, number) = (self.me, self.seed, header.partition);
+        let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
+        while let Some((dot, op)) = reader.next()? {
+            let slot = slot_of(op.key);
+            let context = Context { seen: &header.seen, dot };
+            let table = &mut self.tables[usize::from(slot)];
+            let effect = table.change(op.key, |object| object.apply(&op, &context, me, seed));
+            self.ops_applied += 1;
+            if effect != Effect::default() || !self.watched.is_empty() {
+                self.after(op.key, slot, number, effect);
+            }
+        }
+        let part = &mut self.parts[usize::from(number)];
+        part.vector.set(header.origin, header.last);
+        if header.origin != me {
+            let mut known = header.seen.clone();
+            known.set(header.origin, header.last);
+            part.learn(header.origin, &known);
+        }
+        self.clock.observe(header.last);
+        self.advanced.push((number, header.origin, header.last));
+        Ok(())
+    }
+
+    fn after(&mut self, key: &[u8], slot: u16, number: u16, effect: Effect) {
+        if effect.residue {
+            let me = self.me;
+            let part = &mut self.parts[usize::from(number)];
+            if let Some(object) = self.tables[usize::from(slot)].get(key) {
+                object.each(|element, cell| {
+                    for row in cell.rows().iter().filter(|r| r.origin != me && !r.is_live()) {
+                        part.note(key, ElementKey::of(element), row);
+                    }
+                });
+            }
+        }
+        if effect.conflict && self.conflicts.len() < MAX_CONFLICT_KEYS {
+            self.conflicts.insert(key.into());
+        }
+        if self.watched.contains(key) {
+            self.touched.push(key.into());
+        }
+    }
+
+    fn close(&mut self, number: u16) {
+        if self.partition(number).open_bytes() > 0 {
+            self.open.retain(|p| *p != number);
+            self.close_one(number);
+        }
+    }
+
+    fn close_one(&mut self, number: u16) {
+        let part = &mut self.parts[usize::from(number)];
+        if part.close(number, self.me, &mut self.entry) {
+            self.advanced.push((number, self.me, part.vector.get(self.me)));
+        }
+    }
+}
+
+/// A cut that owns its element's name.
+struct OwnedCut {
+    element: ElementKey,
+    cut: Cut<'static>,
+}
+
+impl OwnedCut {
+    fn borrow(&self) -> Cut<'_> {
+        let element = self.element.element().unwrap_or(Element::String);
+        Cut { element, ..self.cut }
+    }
+}
+
+/// Completes an operation with what its author sees: whether the key is fresh, and which counter
+/// rows it resets.
+fn prepare(object: &Object, op: &mut Op<'_>, now: Time, me: Origin) -> Vec<OwnedCut> {
+    op.fresh = object.has_remains(now) && object.visible(now).is_none();
+    let scope = match &op.action {
+        _ if op.fresh => None,
+        Action::Clear => None,
+        Action::Assign { element, .. } | Action::Remove { element } => Some(*element),
+        Action::Incr { .. } | Action::Expire { .. } => return Vec::new(),
+    };
+    if scope.is_some_and(|e| object.cell(e).is_none_or(|c| c.rows().is_empty())) {
+        return Vec::new();
+    }
+    let mut cuts = Vec::new();
+    object.cuts(scope, me, &mut cuts);
+    cuts.into_iter()
+        .map(|cut| OwnedCut {
+            element: ElementKey::of(cut.element),
+            cut: Cut { element: Element::String, ..cut },
+        })
+        .collect()
+}

@@ -1,0 +1,116 @@
+//! The keys of one slot. One small hash table a slot keeps resizing short, makes SCAN exact and
+//! gives digests a natural grain.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use meridian_clock::Time;
+use meridian_crdt::{ElementKey, Object, encode_cell, encode_deadlines};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Keys and objects of one slot.
+#[derive(Clone, Debug)]
+pub struct SlotTable {
+    objects: HashMap<Box<[u8]>, Object, FixedState>,
+    /// Keys that show something when no deadline has passed.
+    live: usize,
+    /// The digest as last computed, until the next change.
+    digest: Option<u64>,
+}
+
+impl SlotTable {
+    /// An empty table; `seed` keys its hash function, so that clients cannot choose collisions.
+    #[must_use]
+    pub fn new(seed: u64) -> SlotTable {
+        let objects = HashMap::with_hasher(FixedState::with_seed(seed));
+        SlotTable { objects, live: 0, digest: Some(0) }
+    }
+
+    /// The object under a key, whatever it shows.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    /// Changes the object under a key; one that is left empty goes.
+    #[inline]
+    pub fn change<T>(&mut self, key: &[u8], change: impl FnOnce(&mut Object) -> T) -> T {
+        self.digest = None;
+        if let Some(object) = self.objects.get_mut(key) {
+            let before = object.visible(Time::ZERO).is_some();
+            let result = change(object);
+            let after = object.visible(Time::ZERO).is_some();
+            self.live = self.live + usize::from(after) - usize::from(before);
+            if object.is_empty() {
+                self.objects.remove(key);
+            }
+            return result;
+        }
+        let mut object = Object::default();
+        let result = change(&mut object);
+        if !object.is_empty() {
+            self.live += usize::from(object.visible(Time::ZERO).is_some());
+            self.objects.insert(key.into(), object);
+        }
+        result
+    }
+
+    /// How many keys show something, those that have expired but not been reclaimed included.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// How many objects are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// All keys and objects, in no particular order but the same one for the same history.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Object)> {
+        self.objects.iter().map(|(key, object)| (key.as_ref(), object))
+    }
+
+    /// A digest of all that is held: equal in two regions that have applied the same operations.
+    pub fn digest(&mut self) -> u64 {
+        if let Some(digest) = self.digest {
+            return digest;
+        }
+        let digest = self.iter().map(|(k, o)| object_digest(k, o)).fold(0, u64::wrapping_add);
+        self.digest = Some(digest);
+        digest
+    }
+}
+
+/// The digest of one key: a sum over its elements, so that their order does not matter.
+#[must_use]
+pub fn object_digest(key: &[u8], object: &Object) -> u64 {
+    let mut sum = 0u64;
+    let mut add = |element: ElementKey, value: &[u8]| {
+        let mut hash = Xxh3::new();
+        hash.update(&(key.len() as u64).to_le_bytes());
+        hash.update(key);
+        let mut name = Vec::new();
+        element.encode(&mut name);
+        hash.update(&(name.len() as u64).to_le_bytes());
+        hash.update(&name);
+        hash.update(value);
+        sum = sum.wrapping_add(hash.digest());
+    };
+    let mut bytes = Vec::new();
+    object.each(|element, cell| {
+        let holds = cell.regs().next().is_some() || cell.rows().iter().any(|r| r.is_live());
+        if holds {
+            bytes.clear();
+            encode_cell(&mut bytes, cell, false);
+            add(ElementKey::of(element), &bytes);
+        }
+    });
+    if !object.deadlines().is_empty() {
+        bytes.clear();
+        encode_deadlines(&mut bytes, object.deadlines());
+        add(ElementKey::Deadlines, &bytes);
+    }
+    sum
+}
