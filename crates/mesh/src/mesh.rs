@@ -239,6 +239,7 @@ impl Mesh {
                     me,
                     backoff: Backoff::default(),
                     wait: None,
+                    unanswered: 0,
                 };
                 (Source::Dial(Box::new(dialer)), None)
             } else {

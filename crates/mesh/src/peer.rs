@@ -216,6 +216,8 @@ pub(crate) struct Dialer {
     pub(crate) backoff: Backoff,
     /// How long to wait before the next attempt.
     pub(crate) wait: Option<Duration>,
+    /// Attempts without an answer since the last session.
+    pub(crate) unanswered: u64,
 }
 
 impl Dialer {
@@ -225,18 +227,28 @@ impl Dialer {
                 tokio::time::sleep(wait).await;
             }
             match tokio::time::timeout(ESTABLISH_TIMEOUT, self.dial(peer.ordinal)).await {
-                Ok(Ok(established)) => return established,
+                Ok(Ok(established)) => {
+                    self.unanswered = 0;
+                    return established;
+                }
                 Ok(Err(DialError::Refused(refusal, detail))) => {
                     peer.count_refusal(refusal, &detail);
                 }
-                Ok(Err(DialError::Unreachable(detail))) => {
-                    tracing::debug!(peer = %peer.name, address = %self.address, detail, "no answer");
-                }
-                Err(_) => {
-                    tracing::debug!(peer = %peer.name, address = %self.address, "no answer in time");
-                }
+                Ok(Err(DialError::Unreachable(detail))) => self.tell_unanswered(peer, &detail),
+                Err(_) => self.tell_unanswered(peer, "not in time"),
             }
             self.wait = Some(self.backoff.failed());
+        }
+    }
+
+    /// Logs the first, second, fourth and so on: a peer may be away for days.
+    fn tell_unanswered(&mut self, peer: &Peer, detail: &str) {
+        self.unanswered += 1;
+        if self.unanswered.is_power_of_two() {
+            tracing::info!(
+                peer = %peer.name, address = %self.address, attempts = self.unanswered, detail,
+                "no answer"
+            );
         }
     }
 

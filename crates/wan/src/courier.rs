@@ -9,14 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::limits::{BATCH, IN_FLIGHT_BYTES_MAX};
 use crate::path::{Path, Shape, Verdict};
 use crate::schedule::Schedule;
-
-/// How many bytes may be in flight over all links together.
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
-
-/// How many due packets leave between two looks at the queue.
-const BATCH: usize = 64;
 
 /// One direction of a link and what has happened on it.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 //! It needs no privileges. What it does not do: TCP, corruption, duplication.
 
 mod courier;
+pub mod limits;
 pub mod path;
 mod relay;
 pub mod schedule;
@@ -21,7 +22,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use courier::{Courier, Line};
 pub use path::Shape;
-pub use relay::{FLOW_IDLE, FLOWS_PER_LINK_MAX};
 use relay::{Relay, TwinSocket};
 
 /// A link to build: what arrives at `listen` goes to `to`, and the answers come back.
@@ -64,7 +64,7 @@ pub enum WanError {
     /// The delivering thread could not be started.
     #[error("cannot start the delivering thread")]
     Thread(#[source] std::io::Error),
-    /// A loss outside 0 to 1, a delay beyond [`path::DELAY_MAX`], or a rate of 0.
+    /// A loss outside 0 to 1, a delay beyond [`limits::DELAY_MAX`], or a rate of 0.
     #[error("link {link}: a loss is 0 to 1, a delay up to 60 s, a rate above 0")]
     Shape {
         /// The link's place in the list.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::limits::DELAY_MAX;
+
 /// How one direction of a link treats packets.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Shape {
@@ -30,9 +32,6 @@ impl Shape {
             && self.bytes_per_second != Some(0)
     }
 }
-
-/// The longest delay and jitter that a link may have.
-pub const DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// What happens to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,21 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use crate::courier::{Courier, Line, Packet};
-
-/// How many client addresses a link serves at a time.
-pub const FLOWS_PER_LINK_MAX: usize = 64;
-
-/// A client address that was silent for this long may be forgotten.
-pub const FLOW_IDLE: Duration = Duration::from_secs(30);
-
-/// How often silent client addresses are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
-
-/// The largest datagram.
-const DATAGRAM_BYTES_MAX: usize = 65_535;
-
-/// How many datagrams are read before they are handed over.
-const BATCH: usize = 64;
+use crate::limits::{BATCH, DATAGRAM_BYTES_MAX, FLOW_IDLE, FLOWS_PER_LINK_MAX, SWEEP_EVERY};
 
 /// A link's two directions and its place in the world.
 #[derive(Debug)]

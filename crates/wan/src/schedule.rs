@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::limits::PACKET_COST_MIN;
+
 /// Packets in flight, released in order of due time; equal times keep the order of insertion.
 ///
 /// Bounded in bytes, like the buffers of the routers that it stands for.
@@ -60,9 +62,6 @@ impl<T> Schedule<T> {
         self.bytes
     }
 }
-
-/// What the smallest packet counts against the bound: about what its bookkeeping takes.
-const PACKET_COST_MIN: usize = 128;
 
 #[derive(Debug)]
 struct InFlight<T> {

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use meridian_wan::{Direction, FLOWS_PER_LINK_MAX, Link, LinkId, Shape, Wan, WanError, WanHandle};
+use meridian_wan::limits::FLOWS_PER_LINK_MAX;
+use meridian_wan::{Direction, Link, LinkId, Shape, Wan, WanError, WanHandle};
 use tokio::net::UdpSocket;
 
 const LINK: LinkId = LinkId(0);
