@@ -33,7 +33,7 @@ simulate: build ## many seeds of simulated clusters; SEEDS=100000
 	@$(BIN)/meridian-simulate --seeds $(SEEDS) $(ARGS)
 
 bench: build ## side by side with redis-server: throughput, CPU, bytes on the wire, lag
-	@$(BIN)/meridian-bench --meridian $(BIN)/meridian $(ARGS)
+	@$(BIN)/meridian-bench $(ARGS)
 
 lint: setup ## formatting and clippy, warnings denied
 	cargo fmt --all --check

@@ -1,20 +1,16 @@
 //! What to measure, and how much of it.
 
 use crate::target::Attached;
-use std::path::PathBuf;
 
 /// Compares Meridian with redis-server on this machine, in one run.
 ///
 /// Starts a redis-server (append-only file, fsync every second), a second one with two replicas
-/// attached, and three Meridian regions with the same durability; drives them in turn with
-/// redis-benchmark (50 connections, 128-byte values); prints medians and ratios of throughput and
-/// of server CPU time per operation, bytes on the wire per record, and replication lag.
+/// attached; drives them and every server given by --attach in turn with redis-benchmark (50
+/// connections, 128-byte values); prints medians and ratios of throughput and of server CPU time per
+/// operation, bytes on the wire per record, and replication lag.
 #[derive(Debug, clap::Parser)]
 #[command(name = "meridian-bench", version)]
 pub struct Options {
-    /// The meridian program to measure; without it redis-server alone.
-    #[arg(long, value_name = "PROGRAM")]
-    pub meridian: Option<PathBuf>,
     /// A short look: one round, fewer operations, no ground for conclusions.
     #[arg(long)]
     pub quick: bool,
@@ -85,6 +81,6 @@ mod tests {
         let options = Options::parse_from(["meridian-bench", "--quick", "--ops", "7"]);
         let plan = options.plan();
         assert_eq!((plan.ops, plan.rounds), (7, 1));
-        assert!(options.meridian.is_none() && options.attach.is_empty());
+        assert!(options.attach.is_empty());
     }
 }
