@@ -1,0 +1,145 @@
+//! What peers say to each other, apart from the frames themselves.
+
+use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
+use meridian_codec::{Malformed, Reader, put_bytes, put_varint};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::MAX_BATCH_BYTES;
+
+/// One vector a partition, as it travels: ordinals and times.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vectors(Vec<Vec<(u16, u64)>>);
+
+impl Vectors {
+    /// From one vector a partition.
+    #[must_use]
+    pub fn pack(vectors: &[VersionVector]) -> Vectors {
+        let pack = |v: &VersionVector| v.iter().map(|(o, t)| (o.0, t.0)).collect();
+        Vectors(vectors.iter().map(pack).collect())
+    }
+
+    /// Back to one vector a partition.
+    ///
+    /// # Errors
+    /// [`Malformed`] when there are not `partitions` of them or an ordinal is too large.
+    pub fn unpack(&self, partitions: u16) -> Result<Vec<VersionVector>, Malformed> {
+        if self.0.len() != usize::from(partitions) {
+            return Err(Malformed("not one vector for each partition"));
+        }
+        self.0.iter().map(|v| unpack_vector(v)).collect()
+    }
+}
+
+fn unpack_vector(entries: &[(u16, u64)]) -> Result<VersionVector, Malformed> {
+    let mut vector = VersionVector::new();
+    for (ordinal, time) in entries {
+        if usize::from(*ordinal) >= MAX_REGIONS {
+            return Err(Malformed("ordinal too large"));
+        }
+        vector.set(Origin(*ordinal), Time(*time));
+    }
+    Ok(vector)
+}
+
+/// The first message of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The protocol that the sender speaks.
+    pub version: u16,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The sender's ordinal.
+    pub origin: Origin,
+    /// The cluster's number of partitions.
+    pub partitions: u16,
+}
+
+/// The protocol that this build speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+impl Hello {
+    /// Whether two nodes may exchange frames; else why not.
+    ///
+    /// # Errors
+    /// A text for the log of both sides.
+    pub fn check(&self, mine: &Hello) -> Result<(), String> {
+        if self.version != mine.version {
+            return Err(format!("peer speaks protocol {}, not {}", self.version, mine.version));
+        }
+        if self.cluster != mine.cluster {
+            return Err(format!("peer is of cluster {:?}, not {:?}", self.cluster, mine.cluster));
+        }
+        if self.partitions != mine.partitions {
+            let (theirs, ours) = (self.partitions, mine.partitions);
+            return Err(format!("peer has {theirs} partitions, not {ours}"));
+        }
+        if self.origin == mine.origin {
+            return Err(format!("peer claims this region's own ordinal {}", self.origin));
+        }
+        Ok(())
+    }
+}
+
+/// "Send me these origins' frames, from here on." Replaces the subscription before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// Counts the subscriptions of a session; frames carry it back.
+    pub number: u64,
+    /// Whose frames.
+    pub origins: Vec<Origin>,
+    /// What the subscriber has.
+    pub vectors: Vectors,
+}
+
+/// What the sender has durably applied, and a promise that it writes nothing more at or below
+/// `now`. It acknowledges what it covers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// Durable, by partition.
+    pub vectors: Vectors,
+    /// The sender's hybrid time.
+    pub now: u64,
+    /// The sender's physical clock, in milliseconds since 1970.
+    pub physical_ms: u64,
+}
+
+/// Frames in log order, as one message of the live lane: `number | (length | frame)*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch<'a> {
+    /// The subscription that they answer.
+    pub number: u64,
+    /// The frames.
+    pub frames: Vec<&'a [u8]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Begins an encoded batch.
+    #[must_use]
+    pub fn begin(number: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_varint(&mut out, number);
+        out
+    }
+
+    /// Adds a frame to an encoded batch.
+    pub fn push(out: &mut Vec<u8>, frame: &[u8]) {
+        put_bytes(out, frame);
+    }
+
+    /// Reads a batch.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is none or too large.
+    pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, Malformed> {
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(Malformed("batch too large"));
+        }
+        let mut reader = Reader::new(bytes);
+        let number = reader.varint()?;
+        let mut frames = Vec::new();
+        while !reader.is_empty() {
+            frames.push(reader.bytes()?);
+        }
+        Ok(Batch { number, frames })
+    }
+}

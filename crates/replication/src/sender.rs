@@ -1,0 +1,142 @@
+//! The sending side of one peer: a cursor into the log and a filter.
+
+use std::collections::BTreeSet;
+
+use meridian_clock::{Origin, VersionVector};
+use meridian_codec::Malformed;
+use meridian_store::{Entries, Frame, LogPosition, StoreError};
+
+use crate::{
+    limits::{BATCH_TARGET_BYTES, READ_BYTES},
+    message::{Batch, Subscribe},
+};
+
+/// A position in the log and what the log before it covers: a subscriber that has all of that
+/// can be served from there.
+#[derive(Clone, Debug)]
+pub struct LogMark {
+    /// Where.
+    pub position: LogPosition,
+    /// What every partition had seen there.
+    pub vectors: Vec<VersionVector>,
+}
+
+/// Feeds one peer from the log. Holds no data: what was not sent is in the log.
+#[derive(Clone, Debug, Default)]
+pub struct Sender {
+    number: u64,
+    origins: BTreeSet<Origin>,
+    /// What the peer has or has been sent.
+    sent: Vec<VersionVector>,
+    cursor: LogPosition,
+    subscribed: bool,
+}
+
+impl Sender {
+    /// A sender without a subscription.
+    #[must_use]
+    pub fn new() -> Sender {
+        Sender::default()
+    }
+
+    /// The peer asks. `marks` are in order of position, the first at the log's beginning.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the request does not fit the cluster.
+    pub fn subscribe(
+        &mut self,
+        request: &Subscribe,
+        partitions: u16,
+        marks: &[LogMark],
+    ) -> Result<(), Malformed> {
+        self.sent = request.vectors.unpack(partitions)?;
+        self.number = request.number;
+        self.origins = request.origins.iter().copied().collect();
+        let enough = |mark: &&LogMark| self.needs_nothing_before(mark);
+        let mark = marks.iter().rev().find(enough).or(marks.first());
+        self.cursor = mark.map_or(LogPosition(0), |m| m.position);
+        self.subscribed = true;
+        Ok(())
+    }
+
+    /// The session is over.
+    pub fn reset(&mut self) {
+        *self = Sender::default();
+    }
+
+    /// Where the cursor stands.
+    #[must_use]
+    pub fn cursor(&self) -> LogPosition {
+        self.cursor
+    }
+
+    /// Whether there is a subscription and log to read for it, up to `durable`.
+    #[must_use]
+    pub fn has_work(&self, durable: LogPosition) -> bool {
+        self.subscribed && self.cursor < durable
+    }
+
+    /// The next batches, none if there is nothing to send. Nothing beyond `durable` is looked at
+    /// (rule R6).
+    ///
+    /// # Errors
+    /// What `read` failed with, or corruption that it did not notice.
+    pub fn next(
+        &mut self,
+        durable: LogPosition,
+        mut read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut batches = Vec::new();
+        if !self.has_work(durable) {
+            return Ok(batches);
+        }
+        let bytes = read(self.cursor, READ_BYTES)?;
+        let mut batch = Batch::begin(self.number);
+        let empty = batch.len();
+        for entry in Entries::new(&bytes, self.cursor) {
+            if entry.end > durable {
+                break;
+            }
+            self.cursor = entry.end;
+            for frame in entry.frames() {
+                if !self.wants(frame)? {
+                    continue;
+                }
+                if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
+                    batches.push(std::mem::replace(&mut batch, Batch::begin(self.number)));
+                }
+                Batch::push(&mut batch, frame);
+            }
+        }
+        if batch.len() > empty {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    /// Whether the peer asked for the frame and has not been sent it; notes it as sent.
+    fn wants(&mut self, bytes: &[u8]) -> Result<bool, StoreError> {
+        let corrupt = |reason: &dyn std::fmt::Display| StoreError::Corrupt {
+            file: "log".into(),
+            offset: self.cursor.0,
+            reason: reason.to_string(),
+        };
+        let header = Frame::decode(bytes).map_err(|e| corrupt(&e))?.header;
+        if !self.origins.contains(&header.origin) {
+            return Ok(false);
+        }
+        let sent = self.sent.get_mut(usize::from(header.partition));
+        let sent = sent.ok_or(StoreError::Checkpoint("partition out of range in log".into()))?;
+        if header.last <= sent.get(header.origin) {
+            return Ok(false);
+        }
+        sent.set(header.origin, header.last);
+        Ok(true)
+    }
+
+    fn needs_nothing_before(&self, mark: &LogMark) -> bool {
+        self.sent.iter().zip(&mark.vectors).all(|(sent, covered)| {
+            self.origins.iter().all(|o| covered.get(*o) <= sent.get(*o))
+        })
+    }
+}
