@@ -276,8 +276,9 @@ impl Dialer {
     }
 }
 
+/// An IPv6 socket also reaches IPv4 addresses.
 fn can_reach(local: SocketAddr, remote: SocketAddr) -> bool {
-    local.is_ipv4() == remote.is_ipv4()
+    local.is_ipv6() || remote.is_ipv4()
 }
 
 enum DialError {

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Node, RAW_WINDOW_BYTES, RawPeer, any, config, connected_pair, noise, peer, until};
+use common::{
+    EVENTS_MAX, Node, RAW_WINDOW_BYTES, RawPeer, any, config, connected_pair, noise, peer, until,
+};
 use meridian_mesh::limits::{BATCH_BYTES, BULK_QUEUE_BYTES_MAX, STREAM_WINDOW_BYTES};
 use meridian_mesh::{ClusterCa, Lane, MeshEvent, SendError};
 
@@ -71,21 +73,24 @@ async fn a_peer_that_never_reads_bulk_stops_bulk_only() {
 async fn a_node_that_takes_no_events_slows_its_peer_and_loses_nothing() {
     let (node_0, mut node_1, session_0, _) = connected_pair().await;
     let size = 64 << 10;
-    let mut accepted = 0u64;
+    let window = STREAM_WINDOW_BYTES as usize;
     // Everything that may be under way between the two: queue, batch, window, and the messages
     // that wait in the events channel and in the reader's hand.
-    let most = (BULK_QUEUE_BYTES_MAX + BATCH_BYTES + STREAM_WINDOW_BYTES as usize) / size
-        + common::EVENTS_MAX
-        + 8;
-    let mut full_for = 0;
-    let mut last_wire = 0;
-    while full_for < 10_000 {
-        match node_0.handle.try_send(1, session_0, Lane::Bulk, noise(accepted, size)) {
-            Ok(()) => accepted += 1,
+    let most = (BULK_QUEUE_BYTES_MAX + BATCH_BYTES + window) / size + EVENTS_MAX + 8;
+    // With this much written, the window is used up (QUIC renews it in steps of an eighth).
+    let stalled = (EVENTS_MAX * size + window / 8 * 7) as u64;
+    let mut accepted = 0u64;
+    let mut next = noise(accepted, size);
+    loop {
+        match node_0.handle.try_send(1, session_0, Lane::Bulk, next.clone()) {
+            Ok(()) => {
+                accepted += 1;
+                next = noise(accepted, size);
+            }
             Err(SendError::Full) => {
-                let wire = node_0.handle.peer_stats(1).expect("peer").sent.wire_bytes;
-                full_for = if wire == last_wire { full_for + 1 } else { 0 };
-                last_wire = wire;
+                if node_0.handle.peer_stats(1).expect("peer").sent.wire_bytes >= stalled {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
             Err(error) => panic!("{error}"),

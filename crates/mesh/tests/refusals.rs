@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use common::{CLUSTER, Node, REGIONS, RawPeer, any, config, peer, preface, raw_caller, until};
-use meridian_mesh::limits::MESSAGE_BYTES_MAX;
+use meridian_mesh::limits::{HANDSHAKES_BEFORE_RETRY, MESSAGE_BYTES_MAX};
 use meridian_mesh::{
     ALPN, ClusterCa, DownReason, NodeCertificate, PROTOCOL_VERSION, Refusal, dns_name,
 };
@@ -186,6 +186,24 @@ async fn a_caller_that_opens_no_lanes_is_given_up() {
     let node = called_node(&ca);
     let certificate = ca.issue(REGIONS[0], CLUSTER).expect("certificate");
     refused_caller(&ca, &node, Some(&certificate), ALPN, Refusal::Slow).await;
+}
+
+#[tokio::test]
+async fn idle_callers_do_not_keep_a_good_one_out() {
+    let ca = ClusterCa::create().expect("ca");
+    let mut node = called_node(&ca);
+    let certificate = ca.issue(REGIONS[0], CLUSTER).expect("certificate");
+    let name = dns_name(REGIONS[1], CLUSTER).expect("name");
+    let endpoint = raw_caller(&ca, Some(&certificate), ALPN);
+    // So many that from now on callers must prove their address first.
+    let mut idle = Vec::new();
+    for _ in 0..HANDSHAKES_BEFORE_RETRY + 2 {
+        let connecting = endpoint.connect(node.handle.local_addr(), &name).expect("connecting");
+        idle.push(connecting.await.expect("connection"));
+    }
+    let good = RawPeer::connect(&ca, node.handle.local_addr()).await;
+    node.up(0).await;
+    assert!(good.connection.close_reason().is_none());
 }
 
 /// A good peer turns bad: writes `bytes` on a lane.
