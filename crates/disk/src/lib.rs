@@ -1,1 +1,29 @@
-//! The segment log in files and the checkpoint in RocksDB.
+//! The ports of `meridian-store` on a real disk: the segment log in files, the checkpoint in
+//! RocksDB, and the directory that holds both.
+//!
+//! ```text
+//! LOCK                      who uses the directory (an flock, and the process id as a hint)
+//! FORMAT                    whose data it holds and in which format
+//! log/<16 hex digits>.seg   the log; a segment is named by the position of its first byte
+//! rocks/                    the checkpoint
+//! ```
+//! Every thread that touches the directory gets a handle of its own: the executor appends through
+//! the [`LogWriter`], a sync thread makes that durable through the [`LogSyncer`], peers are fed
+//! through [`LogReader`]s, and the flusher writes to the [`Checkpoint`]. The directory stays
+//! locked until the last of them is dropped. [`DiskStorage`] holds all of them for a single
+//! thread and implements `meridian_store::Storage`.
+
+mod checkpoint;
+mod directory;
+mod file;
+mod format;
+mod lock;
+mod log;
+mod options;
+mod storage;
+
+pub use checkpoint::{Checkpoint, CheckpointStats};
+pub use directory::{DataDir, Opened};
+pub use log::{LogReader, LogSyncer, LogWriter, Recovered, TornTail};
+pub use options::{DiskOptions, SEGMENT_BYTES_MIN};
+pub use storage::DiskStorage;

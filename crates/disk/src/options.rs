@@ -1,0 +1,54 @@
+//! What an operator may tune, and every limit of this crate.
+
+/// The smallest segment that makes sense: smaller ones are for tests.
+pub const SEGMENT_BYTES_MIN: u64 = 4 << 10;
+
+/// The smallest read from a segment; less costs a call for nothing.
+pub(crate) const READ_BYTES_MIN: usize = 64 << 10;
+
+/// Format of the directory that this build writes. Older ones are read, newer ones refused.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The longest cluster or region name that is accepted.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
+
+/// The largest `FORMAT` or `LOCK` file that is read: both are a few lines.
+pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 4 << 10;
+
+/// Read ahead of a full scan of the checkpoint.
+pub(crate) const SCAN_READAHEAD_BYTES: usize = 4 << 20;
+
+/// RocksDB's own diagnostic files: how many, and how large each.
+pub(crate) const ROCKS_LOG_FILES: usize = 4;
+/// See [`ROCKS_LOG_FILES`].
+pub(crate) const ROCKS_LOG_BYTES: usize = 1 << 20;
+
+/// The list of RocksDB's files is written anew when it is longer than this.
+pub(crate) const ROCKS_MANIFEST_BYTES: usize = 16 << 20;
+
+/// Memory and disk that a directory may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Length of a log segment in bytes; disk is reserved in units of it.
+    pub segment_bytes: u64,
+    /// Memory for checkpoint writes that are not yet in a file, in bytes.
+    pub memtable_bytes: usize,
+    /// Memory for blocks, indexes and filters of the checkpoint, in bytes.
+    pub cache_bytes: usize,
+    /// Threads that flush and compact the checkpoint.
+    pub background_jobs: u8,
+    /// Files of the checkpoint that are kept open.
+    pub open_files: u16,
+}
+
+impl Default for DiskOptions {
+    fn default() -> DiskOptions {
+        DiskOptions {
+            segment_bytes: 64 << 20,
+            memtable_bytes: 32 << 20,
+            cache_bytes: 64 << 20,
+            background_jobs: 2,
+            open_files: 512,
+        }
+    }
+}

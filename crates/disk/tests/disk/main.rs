@@ -1,0 +1,12 @@
+//! The storage on a real file system, with real processes that are killed. One binary, since each
+//! links RocksDB.
+
+mod checkpoint;
+mod conformance;
+mod damage;
+mod differential;
+mod directory;
+mod full;
+mod killed;
+mod support;
+mod threads;
