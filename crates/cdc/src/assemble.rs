@@ -118,12 +118,21 @@ impl Assembler {
         self.relations.copied_key(table, columns);
     }
 
+    /// A table that was copied later than the stream's beginning, at this place in the log: its
+    /// copy holds all commits before, so the stream's changes count from there on only.
+    pub fn copied_at(&mut self, table: TableName, lsn: u64) {
+        self.relations.copied_at(table, lsn);
+    }
+
     /// Takes the next message of the stream.
     pub fn handle(&mut self, message: Message) -> Result<(), AssembleError> {
         match message {
             Message::Begin { commit_lsn, .. } => self.begin(commit_lsn),
             Message::Commit { end_lsn, commit_time_us, .. } => self.commit(end_lsn, commit_time_us),
-            Message::Relation(relation) => self.relations.learn(relation),
+            Message::Relation(relation) => {
+                let commit_lsn = self.transaction.as_ref().map_or(u64::MAX, |t| t.commit_lsn);
+                self.relations.learn(relation, commit_lsn)
+            }
             Message::Insert { oid, new } => self.upsert(oid, Old::None, new, "an insert"),
             Message::Update { oid, old, new } => self.upsert(oid, old, new, "an update"),
             Message::Delete { oid, old } => self.delete(oid, old),
@@ -253,9 +262,9 @@ impl Assembler {
         let Some(transaction) = &self.transaction else {
             return Err(AssembleError::Order { what, place: "outside" });
         };
-        match self.relations.get(oid)? {
-            Entry::Captured(shape) if !transaction.skip => Ok(Some(shape.clone())),
-            Entry::Captured(_) | Entry::Unwanted => Ok(None),
+        match self.relations.get(oid, transaction.commit_lsn)? {
+            Entry::Captured(shape) if !transaction.skip => Ok(Some(shape)),
+            Entry::Captured(_) | Entry::Unwanted | Entry::Copied(_) => Ok(None),
             Entry::Refused => {
                 self.counters.ignored += 1;
                 Ok(None)

@@ -37,7 +37,7 @@ impl TableCopy {
 
     /// Takes one line of `COPY ... TO STDOUT` (text format); gives a batch whenever one is full.
     pub fn row(&mut self, line: &Bytes) -> Result<Option<Batch>, CopyError> {
-        let upsert = self.parse(line)?;
+        let upsert = parse(&self.shape, line)?;
         self.remember(&upsert.key);
         self.rows += 1;
         let change = Change::Upsert(upsert);
@@ -45,6 +45,11 @@ impl TableCopy {
         self.changes.push(change);
         let full = self.changes.len() >= BATCH_CHANGES_MAX || self.weight >= BATCH_BYTES_MAX;
         Ok(full.then(|| self.take()))
+    }
+
+    /// The mirror key in a line that holds the key columns of `shape`.
+    pub fn key_of(shape: &Shape, line: &Bytes) -> Result<Bytes, CopyError> {
+        Ok(parse(shape, line)?.key)
     }
 
     /// After the last row: the last batch, which also removes what was not copied, and `true`; or
@@ -73,28 +78,6 @@ impl TableCopy {
         if let Some(keys) = &mut self.keys {
             keys.push(key.clone());
         }
-    }
-
-    fn parse(&self, line: &Bytes) -> Result<Upsert, CopyError> {
-        let name = || self.shape.name.to_string();
-        let end = line.len() - usize::from(line.last() == Some(&b'\n'));
-        let line = line.slice(..end);
-        let mut values = Vec::with_capacity(self.shape.columns.len());
-        // A tab inside a value is written \t, so every raw tab separates.
-        for raw in line.split(|&b| b == b'\t') {
-            values.push(
-                unescape(line.slice_ref(raw)).map_err(|()| CopyError::Escape { table: name() })?,
-            );
-        }
-        let (got, want) = (values.len(), self.shape.columns.len());
-        if got != want {
-            return Err(CopyError::Columns { table: name(), got, want });
-        }
-        let key = self.shape.row_key(|i| values[i].as_ref());
-        let key = key.map_err(|source| CopyError::Key { table: name(), source })?;
-        let columns = self.shape.columns.iter().cloned();
-        let set = columns.zip(values).filter_map(|(name, value)| Some((name, value?))).collect();
-        Ok(Upsert { key, set, keep: vec![] })
     }
 }
 
@@ -162,6 +145,28 @@ pub fn uncaptured<'a>(tables: impl IntoIterator<Item = &'a TableName>) -> Vec<Ch
     }
     add(&from, prefix_end(MIRROR_PREFIX));
     changes
+}
+
+/// A line of COPY as a row.
+fn parse(shape: &Shape, line: &Bytes) -> Result<Upsert, CopyError> {
+    let name = || shape.name.to_string();
+    let end = line.len() - usize::from(line.last() == Some(&b'\n'));
+    let line = line.slice(..end);
+    let mut values = Vec::with_capacity(shape.columns.len());
+    // A tab inside a value is written \t, so every raw tab separates.
+    for raw in line.split(|&b| b == b'\t') {
+        values
+            .push(unescape(line.slice_ref(raw)).map_err(|()| CopyError::Escape { table: name() })?);
+    }
+    let (got, want) = (values.len(), shape.columns.len());
+    if got != want {
+        return Err(CopyError::Columns { table: name(), got, want });
+    }
+    let key = shape.row_key(|i| values[i].as_ref());
+    let key = key.map_err(|source| CopyError::Key { table: name(), source })?;
+    let columns = shape.columns.iter().cloned();
+    let set = columns.zip(values).filter_map(|(name, value)| Some((name, value?))).collect();
+    Ok(Upsert { key, set, keep: vec![] })
 }
 
 /// One value of COPY's text format; `None` is NULL.

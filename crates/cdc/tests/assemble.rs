@@ -268,6 +268,22 @@ fn a_changed_key_or_name_refuses_until_a_new_copy() {
 }
 
 #[test]
+fn a_table_copied_later_counts_from_its_copy_on() {
+    let mut a = assembler();
+    a.copied_key(TableName::new("public", "t"), vec!["v".into()]);
+    a.copied_at(TableName::new("public", "t"), 150);
+    // The key was another one before the copy: no reason to refuse.
+    let before = relation(1, "t", ReplicaIdentity::Default, "id* v");
+    let other = relation(2, "o", ReplicaIdentity::Default, "id*");
+    check(&mut a, vec![before, other, insert(1, "1 x"), insert(2, "1")], &["set pg:o:1 id=1"]);
+    let after = relation(1, "t", ReplicaIdentity::Default, "id v*");
+    check(&mut a, vec![after, insert(1, "2 y")], &[]);
+    // Past the copy, and the description is not sent again.
+    check(&mut a, vec![insert(1, "3 z")], &["set pg:t:z id=3 v=z"]);
+    assert!(a.refused().is_empty());
+}
+
+#[test]
 fn tables_that_nobody_asked_for_are_passed_over() {
     let listed = Tables::Listed([TableName::new("public", "a")].into());
     let mut a = Assembler::new(listed, START);

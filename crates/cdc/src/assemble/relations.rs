@@ -17,6 +17,9 @@ pub(super) enum Entry {
     Unwanted,
     /// Asked for, but impossible; the reason stands in [`Relations::refused`].
     Refused,
+    /// Copied at a later place than the stream has come to: its copy holds these changes, and
+    /// this description may be outdated already.
+    Copied(Relation),
 }
 
 /// The relation cache of a session.
@@ -26,6 +29,7 @@ pub(super) struct Relations {
     by_oid: BTreeMap<u32, (TableName, Entry)>,
     primary_keys: BTreeMap<TableName, Vec<String>>,
     copied_keys: BTreeMap<TableName, Vec<String>>,
+    copied_at: BTreeMap<TableName, u64>,
     refused: BTreeMap<TableName, String>,
 }
 
@@ -36,6 +40,7 @@ impl Relations {
             by_oid: BTreeMap::new(),
             primary_keys: BTreeMap::new(),
             copied_keys: BTreeMap::new(),
+            copied_at: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -49,25 +54,30 @@ impl Relations {
         self.copied_keys.insert(table, columns);
     }
 
+    pub(super) fn copied_at(&mut self, table: TableName, lsn: u64) {
+        self.copied_at.insert(table, lsn);
+    }
+
     pub(super) fn refused(&self) -> &BTreeMap<TableName, String> {
         &self.refused
     }
 
     /// Takes a description: first sight of a table, or its new form after an alteration.
-    pub(super) fn learn(&mut self, relation: Relation) -> Result<(), AssembleError> {
+    /// `commit_lsn` is that of the transaction in which it comes.
+    pub(super) fn learn(
+        &mut self,
+        relation: Relation,
+        commit_lsn: u64,
+    ) -> Result<(), AssembleError> {
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         let oid = relation.oid;
         if self.by_oid.len() >= RELATIONS_MAX && !self.by_oid.contains_key(&oid) {
             return Err(AssembleError::Relations);
         }
-        let entry = if self.tables.wants(&name) {
-            match self.shape(&name, relation) {
-                Ok(shape) => Entry::Captured(Arc::new(shape)),
-                Err(reason) => {
-                    self.refused.insert(name.clone(), reason);
-                    Entry::Refused
-                }
-            }
+        let entry = if self.in_copy(&name, commit_lsn) {
+            Entry::Copied(relation)
+        } else if self.tables.wants(&name) {
+            self.capture(&name, relation)
         } else {
             Entry::Unwanted
         };
@@ -75,9 +85,18 @@ impl Relations {
         Ok(())
     }
 
-    pub(super) fn get(&self, oid: u32) -> Result<&Entry, AssembleError> {
+    /// What to do with a change of this table in a transaction that commits there.
+    pub(super) fn get(&mut self, oid: u32, commit_lsn: u64) -> Result<Entry, AssembleError> {
         let known = self.by_oid.get(&oid).ok_or(AssembleError::UnknownRelation { oid })?;
-        Ok(&known.1)
+        if let (name, Entry::Copied(relation)) = known
+            && !self.in_copy(name, commit_lsn)
+        {
+            self.learn(relation.clone(), commit_lsn)?;
+        }
+        self.by_oid
+            .get(&oid)
+            .map(|known| known.1.clone())
+            .ok_or(AssembleError::UnknownRelation { oid })
     }
 
     /// Stops mirroring a table because of a row that cannot be mirrored.
@@ -85,6 +104,20 @@ impl Relations {
         if let Some((name, entry)) = self.by_oid.get_mut(&oid) {
             self.refused.insert(name.clone(), reason);
             *entry = Entry::Refused;
+        }
+    }
+
+    fn in_copy(&self, name: &TableName, commit_lsn: u64) -> bool {
+        self.copied_at.get(name).is_some_and(|copied| commit_lsn < *copied)
+    }
+
+    fn capture(&mut self, name: &TableName, relation: Relation) -> Entry {
+        match self.shape(name, relation) {
+            Ok(shape) => Entry::Captured(Arc::new(shape)),
+            Err(reason) => {
+                self.refused.insert(name.clone(), reason);
+                Entry::Refused
+            }
         }
     }
 
