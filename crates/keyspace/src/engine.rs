@@ -64,6 +64,15 @@ pub struct Commit {
     advanced: Vec<(u16, Origin, Time)>,
 }
 
+/// What an appended entry makes durable once the log is synced up to its end.
+#[derive(Clone, Debug)]
+struct Advance {
+    end: LogPosition,
+    vectors: Vec<(u16, Origin, Time)>,
+    /// Hybrid time when it was appended: all that was stamped by then is in the log before `end`.
+    time: Time,
+}
+
 /// The data of one region with its clients.
 #[derive(Debug)]
 pub struct Engine {
@@ -79,9 +88,11 @@ pub struct Engine {
     gates: VecDeque<Gate>,
     end: LogPosition,
     synced: LogPosition,
-    /// How appended entries will advance the durable vectors.
-    advancing: VecDeque<(LogPosition, Vec<(u16, Origin, Time)>)>,
+    /// What appended entries will make durable.
+    advancing: VecDeque<Advance>,
     durable: Vec<VersionVector>,
+    /// Everything stamped at or below this is durable.
+    durable_time: Time,
 }
 
 impl Engine {
@@ -101,6 +112,7 @@ impl Engine {
             synced: end,
             advancing: VecDeque::new(),
             durable: stage.vectors(),
+            durable_time: Time::ZERO,
             stage,
         }
     }
@@ -212,7 +224,8 @@ impl Engine {
     pub fn appended(&mut self, commit: Commit, end: LogPosition) {
         self.end = end;
         if !commit.advanced.is_empty() {
-            self.advancing.push_back((end, commit.advanced));
+            let (vectors, time) = (commit.advanced, self.stage.now());
+            self.advancing.push_back(Advance { end, vectors, time });
         }
         let wait = self.durability == Durability::Always && self.synced < end;
         for id in std::mem::take(&mut self.replied) {
@@ -230,11 +243,12 @@ impl Engine {
     /// The log is on disk up to `position`.
     pub fn synced(&mut self, position: LogPosition) {
         self.synced = position;
-        while self.advancing.front().is_some_and(|(end, _)| *end <= position) {
-            let Some((_, advanced)) = self.advancing.pop_front() else { break };
-            for (number, origin, time) in advanced {
+        while self.advancing.front().is_some_and(|a| a.end <= position) {
+            let Some(advance) = self.advancing.pop_front() else { break };
+            for (number, origin, time) in advance.vectors {
                 self.durable[usize::from(number)].raise(origin, time);
             }
+            self.durable_time = advance.time;
         }
         while self.gates.front().is_some_and(|g| g.position <= position) {
             let Some(gate) = self.gates.pop_front() else { break };
@@ -265,6 +279,14 @@ impl Engine {
     #[must_use]
     pub fn durable_vectors(&self) -> &[VersionVector] {
         &self.durable
+    }
+
+    /// Hybrid time up to which everything written here is durable: a promise to the peers that
+    /// nothing more comes from before it.
+    #[must_use]
+    pub fn durable_time(&self) -> Time {
+        let idle = self.advancing.is_empty() && self.stage.pending_bytes() == 0;
+        if idle { self.stage.now() } else { self.durable_time }
     }
 
     /// The log's end and how far it is durable.

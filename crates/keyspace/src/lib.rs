@@ -5,6 +5,7 @@
 //! the command table, replies that are released by the commit that covers them. Neither does any
 //! I/O: bytes and time come in, log entries and replies come out.
 
+mod ablations;
 mod client;
 mod commands;
 mod dispatch;
@@ -18,9 +19,12 @@ mod slot;
 mod stage;
 mod table;
 
+pub use ablations::Ablations;
 pub use client::{Client, ClientId};
 pub use engine::{Commit, Durability, Engine, EngineConfig};
-pub use export::{Touched, export_element};
+pub use dispatch::Environment;
+pub use export::{Touched, TouchedKey, export_element};
 pub use mirror::{MIRROR_PREFIX, MirrorChange, RESERVED_PREFIX};
+pub use partition::Partition;
 pub use slot::{SLOTS, slot_of};
 pub use stage::{FrameError, Stage, StageConfig};

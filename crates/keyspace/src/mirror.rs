@@ -24,16 +24,14 @@ pub const RESERVED_PREFIX: &[u8] = b"\0meridian:";
 /// One change of one mirrored key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MirrorChange {
-    /// Sets fields, removes others; with `replace` every field that is not set goes.
+    /// The hash holds exactly `set` and, of its earlier fields, those in `keep`.
     Upsert {
         /// The row's key.
         key: Vec<u8>,
         /// Fields and their values.
         set: Vec<(Vec<u8>, Vec<u8>)>,
-        /// Fields that are gone (NULL).
-        clear: Vec<Vec<u8>>,
-        /// The row is given whole.
-        replace: bool,
+        /// Fields that stay as they are.
+        keep: Vec<Vec<u8>>,
     },
     /// The row is gone.
     Delete {
@@ -45,10 +43,12 @@ pub enum MirrorChange {
         /// The table's prefix.
         prefix: Vec<u8>,
     },
-    /// All rows under the prefix but these are gone.
+    /// Of all mirrored keys from `from` up to but not including `to`, only `keys` stay.
     Retain {
-        /// The table's prefix.
-        prefix: Vec<u8>,
+        /// First key of the range.
+        from: Vec<u8>,
+        /// First key after it.
+        to: Vec<u8>,
         /// The keys that stay.
         keys: BTreeSet<Vec<u8>>,
     },
@@ -71,12 +71,12 @@ impl Stage {
         object.string_value(self.now()).map(std::borrow::Cow::into_owned)
     }
 
-    /// Applies one batch and its position, all in the current commit. `applies` says, given a
-    /// partition's stored position, whether the batch is news to it.
+    /// Applies one batch and its position, if it carries one, all in the current commit.
+    /// `applies` says, given a partition's stored position, whether the batch is news to it.
     pub fn mirror(
         &mut self,
         stream: &str,
-        position: &[u8],
+        position: Option<&[u8]>,
         changes: &[MirrorChange],
         mut applies: impl FnMut(Option<&[u8]>) -> bool,
     ) {
@@ -86,20 +86,21 @@ impl Stage {
         let is_news = |stage: &Stage, key: &[u8]| news[usize::from(stage.partition_of(key))];
         for change in changes {
             match change {
-                MirrorChange::Upsert { key, set, clear, replace } if is_news(self, key) => {
-                    self.upsert(key, set, clear, *replace);
+                MirrorChange::Upsert { key, set, keep } if is_news(self, key) => {
+                    self.upsert(key, set, keep);
                 }
                 MirrorChange::Delete { key } if is_news(self, key) => self.drop_key(key),
                 MirrorChange::Upsert { .. } | MirrorChange::Delete { .. } => {}
                 MirrorChange::Truncate { prefix } => {
-                    for key in self.keys_with(prefix) {
+                    for key in self.keys_where(|k| k.starts_with(prefix)) {
                         if is_news(self, &key) {
                             self.drop_key(&key);
                         }
                     }
                 }
-                MirrorChange::Retain { prefix, keys } => {
-                    for key in self.keys_with(prefix) {
+                MirrorChange::Retain { from, to, keys } => {
+                    let inside = |key: &[u8]| key >= from.as_slice() && key < to.as_slice();
+                    for key in self.keys_where(inside) {
                         if is_news(self, &key) && !keys.contains(&key) {
                             self.drop_key(&key);
                         }
@@ -108,27 +109,20 @@ impl Stage {
             }
         }
         for number in (0..self.partitions()).filter(|n| news[usize::from(*n)]) {
+            let Some(value) = position else { break };
             let key = self.position_key(number, stream);
-            let action =
-                Action::Assign { element: Element::String, value: position, ttl: Time::MAX };
-            self.write(&key, action);
+            self.write(&key, Action::Assign { element: Element::String, value, ttl: Time::MAX });
         }
         self.end_command();
     }
 
-    fn upsert(
-        &mut self,
-        key: &[u8],
-        set: &[(Vec<u8>, Vec<u8>)],
-        clear: &[Vec<u8>],
-        replace: bool,
-    ) {
+    fn upsert(&mut self, key: &[u8], set: &[(Vec<u8>, Vec<u8>)], keep: &[Vec<u8>]) {
         let held = |object: &Object| -> Vec<Vec<u8>> {
             object.hash().iter().map(|(name, _)| name.to_vec()).collect()
         };
         let held: Vec<Vec<u8>> = self.object(key).map(held).unwrap_or_default();
         let is_set = |name: &Vec<u8>| set.iter().any(|(set, _)| set == name);
-        for name in held.iter().filter(|n| clear.contains(n) || (replace && !is_set(n))) {
+        for name in held.iter().filter(|n| !keep.contains(n) && !is_set(n)) {
             self.write(key, Action::Remove { element: Element::Field(name) });
         }
         for (name, value) in set {
@@ -143,9 +137,9 @@ impl Stage {
         }
     }
 
-    fn keys_with(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+    fn keys_where(&self, chosen: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let tables = (0..SLOTS).flat_map(|slot| self.table(slot).iter());
-        tables.map(|(key, _)| key).filter(|k| k.starts_with(prefix)).map(<[u8]>::to_vec).collect()
+        tables.map(|(key, _)| key).filter(|k| chosen(k)).map(<[u8]>::to_vec).collect()
     }
 
     /// The reserved key of a partition: its tag is the first number whose slot lies in it.

@@ -137,10 +137,10 @@ impl Partition {
     }
 
     /// The next empty row that may go: its origin has seen all that had been seen here when the
-    /// row was emptied, so its next increment opens a new row.
-    pub fn collect(&mut self) -> Option<Residue> {
+    /// row was emptied, so its next increment opens a new row. `early` does not wait for that.
+    pub fn collect(&mut self, early: bool) -> Option<Residue> {
         let at = self.residue.iter().take(COLLECT_AHEAD).position(|r| {
-            self.known.get(&r.origin).is_some_and(|known| known.dominates(&r.noted))
+            early || self.known.get(&r.origin).is_some_and(|known| known.dominates(&r.noted))
         })?;
         self.residue.remove(at)
     }

@@ -1,1 +1,21 @@
 //! One region as one state machine.
+//!
+//! A region is three machines that talk by values: [`DataNode`] (commands, merges, commits),
+//! [`Shipper`] (feeds peers from the log) and [`Control`] (who is up, who is primary). The daemon
+//! runs each on a thread of its own; the simulator runs all of them in one, step by step. What
+//! they say to other regions is in [`wire`]; [`recover`] and [`CheckpointRun`] tie them to
+//! storage.
+
+mod checkpoint;
+mod control;
+mod data;
+pub mod limits;
+mod recovery;
+mod shipper;
+pub mod wire;
+
+pub use checkpoint::{CheckpointRun, export};
+pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
+pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};
+pub use recovery::{RecoverError, Recovered, recover};
+pub use shipper::Shipper;

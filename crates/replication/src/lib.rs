@@ -14,7 +14,7 @@ mod router;
 mod sender;
 
 pub use admission::{Admission, admit};
-pub use inbox::{Inbox, InboxEvent};
+pub use inbox::{Inbox, InboxEvent, Lenience};
 pub use message::{Batch, Hello, PROTOCOL_VERSION, Subscribe, Vectors, Watermark};
 pub use router::{Upstreams, route};
 pub use sender::{LogMark, Sender};

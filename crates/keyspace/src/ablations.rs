@@ -1,0 +1,27 @@
+//! Rules that can be switched off, to prove that the simulator would notice.
+//!
+//! Each switch removes one rule of the design. They are part of the configuration and not of the
+//! build, so that what is tested is what runs. No configuration file can reach them.
+
+/// Which rules are off. All on by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ablations {
+    /// R1: a frame that leaves a gap in its origin's history is applied.
+    pub apply_gaps: bool,
+    /// R2: a frame is applied before what its author had seen.
+    pub ignore_dependencies: bool,
+    /// R5: a region restored from an older state keeps its ordinal.
+    pub reuse_ordinal: bool,
+    /// R6: frames are shipped before they are on disk.
+    pub ship_unsynced: bool,
+    /// R8: the checkpoint's record names the log's end although its cells are older.
+    pub checkpoint_ahead: bool,
+    /// A reset does not say where concurrent counter rows stood.
+    pub drop_cuts: bool,
+    /// Empty counter rows go before their origin has seen the reset.
+    pub collect_early: bool,
+    /// What was applied but is not on disk is acknowledged to peers.
+    pub acknowledge_unsynced: bool,
+    /// A write to an expired key does not clear its remains.
+    pub keep_remains: bool,
+}

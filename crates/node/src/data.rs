@@ -1,0 +1,497 @@
+//! The data of a region and its conversation with its peers about data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_cdc::{Batch as CdcBatch, Change, Position};
+use meridian_clock::{Origin, Time, VersionVector};
+use meridian_codec::{Malformed, Reader};
+use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
+use meridian_replication::{
+    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, Subscribe, Upstreams, Vectors, Watermark,
+    route,
+};
+
+use crate::{
+    limits::{RESUBSCRIBE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS, WATERMARK_EVERY_MS},
+    wire::PeerMessage,
+};
+
+/// What a data node must know beyond its engine.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The other regions.
+    pub peers: Vec<Origin>,
+    /// Rules that are off, for tests of the tests.
+    pub ablations: Ablations,
+}
+
+/// What a data node wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataEffect {
+    /// Send a message on the control lane.
+    Send {
+        /// To whom.
+        peer: Origin,
+        /// In which session; it is dropped if that is over.
+        session: u64,
+        /// What.
+        message: PeerMessage,
+    },
+    /// The peer does not keep the rules: end the session.
+    Disconnect {
+        /// Whose.
+        peer: Origin,
+        /// Which.
+        session: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// An origin's history has forked here. Its frames are refused from now on.
+    Fork {
+        /// Whose history.
+        origin: Origin,
+        /// Where.
+        partition: u16,
+    },
+}
+
+/// How far this region is behind a peer, and the peer behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerLag {
+    /// The peer's newest own record that is here is this much older than its newest, in ms.
+    pub behind_ms: u64,
+    /// This region's newest record that the peer has acknowledged is this much older than the
+    /// newest, in ms.
+    pub unacknowledged_ms: u64,
+    /// The peer's physical clock minus this region's when its watermark came, in ms: includes
+    /// the time on the way.
+    pub clock_offset_ms: i64,
+}
+
+/// Where the tailer goes on, as the data says.
+pub type StreamPosition = Option<Position>;
+
+#[derive(Debug, Default)]
+struct Peer {
+    session: u64,
+    greeted: bool,
+    /// Counts our subscriptions to it.
+    number: u64,
+    subscribed: BTreeSet<Origin>,
+    /// What it has, by its last watermark.
+    vectors: Vec<VersionVector>,
+    /// What it had when the session began: once we have that, we have caught up with it.
+    target: Option<Vec<VersionVector>>,
+    lag: PeerLag,
+}
+
+/// The data of a region and what it knows of its peers.
+#[derive(Debug)]
+pub struct DataNode {
+    engine: Engine,
+    config: DataConfig,
+    inbox: Inbox,
+    peers: BTreeMap<Origin, Peer>,
+    /// The last word of each peer, kept over its sessions.
+    acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
+    origins: BTreeSet<Origin>,
+    upstreams: Upstreams,
+    /// Origins whose frames must be asked for again.
+    missed: BTreeSet<Origin>,
+    effects: Vec<DataEffect>,
+    watermark_due_ms: u64,
+    resubscribe_due_ms: u64,
+    sweep_due_ms: u64,
+    sweep_slot: u16,
+    /// The tailer's batches are compared with what each partition has, until one is applied
+    /// that is only a part of a transaction.
+    filter_mirror: bool,
+    /// Frames applied from other regions.
+    pub frames_applied: u64,
+    /// Frames that lay too far in the future and were not applied.
+    pub frames_from_the_future: u64,
+}
+
+impl DataNode {
+    /// A node over an engine.
+    #[must_use]
+    pub fn new(engine: Engine, config: DataConfig) -> DataNode {
+        let mut origins: BTreeSet<Origin> = config.peers.iter().copied().collect();
+        origins.insert(engine.stage().me());
+        DataNode {
+            engine,
+            config,
+            inbox: Inbox::new(),
+            peers: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            origins,
+            upstreams: Upstreams::new(),
+            missed: BTreeSet::new(),
+            effects: Vec::new(),
+            watermark_due_ms: 0,
+            resubscribe_due_ms: 0,
+            sweep_due_ms: 0,
+            sweep_slot: 0,
+            filter_mirror: true,
+            frames_applied: 0,
+            frames_from_the_future: 0,
+        }
+    }
+
+    /// The engine: commands, commits, replies.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine: commands, commits, replies.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// What waits for what it depends on.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_effects(&mut self) -> Vec<DataEffect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// A session with a peer began.
+    pub fn peer_up(&mut self, peer: Origin, session: u64) {
+        self.peers.insert(peer, Peer { session, ..Peer::default() });
+        let hello = PeerMessage::Hello(self.hello());
+        self.effects.push(DataEffect::Send { peer, session, message: hello });
+    }
+
+    /// A session is over.
+    pub fn peer_down(&mut self, peer: Origin, session: u64) {
+        if self.peers.get(&peer).is_some_and(|p| p.session == session) {
+            self.peers.remove(&peer);
+            self.reroute(None);
+        }
+    }
+
+    /// A message of the control lane that concerns data. Subscriptions go to the shipper.
+    pub fn message(&mut self, from: Origin, session: u64, message: PeerMessage) {
+        let current = self.peers.get(&from).is_some_and(|p| p.session == session);
+        if !current {
+            return;
+        }
+        let result = match message {
+            PeerMessage::Hello(hello) => self.greet(from, &hello),
+            PeerMessage::Watermark(watermark) => {
+                self.watermark(from, &watermark).map_err(|e| e.to_string())
+            }
+            PeerMessage::Subscribe(_) | PeerMessage::Raft(_) => Ok(()),
+        };
+        if let Err(reason) = result {
+            self.effects.push(DataEffect::Disconnect { peer: from, session, reason });
+        }
+    }
+
+    /// A batch of frames. Commit afterwards.
+    pub fn batch(&mut self, from: Origin, session: u64, bytes: &[u8]) {
+        let Some(peer) = self.peers.get(&from).filter(|p| p.session == session && p.greeted) else {
+            return;
+        };
+        let number = peer.number;
+        let result = Batch::decode(bytes).and_then(|batch| {
+            if batch.number == number {
+                batch.frames.iter().try_for_each(|frame| self.frame(frame))?;
+            }
+            Ok(())
+        });
+        if let Err(reason) = result {
+            let reason = reason.to_string();
+            self.effects.push(DataEffect::Disconnect { peer: from, session, reason });
+        }
+    }
+
+    /// What is due at `now_ms` (any steady clock). `primary` says whether this region may act as
+    /// the primary one now. Commit afterwards.
+    pub fn tick(&mut self, now_ms: u64, primary: bool) {
+        self.engine.environment_mut().primary = primary;
+        if now_ms >= self.watermark_due_ms {
+            self.watermark_due_ms = now_ms + WATERMARK_EVERY_MS;
+            self.send_watermarks();
+            for number in 0..self.engine.stage().partitions() {
+                self.engine.stage_mut().collect_residue(number);
+            }
+        }
+        if now_ms >= self.resubscribe_due_ms {
+            self.resubscribe_due_ms = now_ms + RESUBSCRIBE_EVERY_MS;
+            let missed = std::mem::take(&mut self.missed);
+            self.reroute((!missed.is_empty()).then_some(&missed));
+        }
+        if primary && now_ms >= self.sweep_due_ms {
+            self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
+            self.sweep();
+        }
+    }
+
+    /// Applies a batch of the tailer. Commit afterwards; the position is durable with the rows.
+    pub fn mirror(&mut self, stream: &str, batch: &CdcBatch) {
+        let filter = self.filter_mirror;
+        self.filter_mirror &= batch.position.is_some();
+        let changes: Vec<MirrorChange> = batch.changes.iter().map(convert).collect();
+        let position = batch.position.as_ref().map(encode_position);
+        let applies = |stored: Option<&[u8]>| match (stored, &batch.position) {
+            (Some(stored), Some(new)) if filter => is_news(stored, new),
+            _ => true,
+        };
+        self.engine.stage_mut().mirror(stream, position.as_deref(), &changes, applies);
+    }
+
+    /// Where a tailer must go on: the earliest position of all partitions. Begins a new filter.
+    pub fn begin_mirror(&mut self, stream: &str) -> StreamPosition {
+        self.filter_mirror = true;
+        let stage = self.engine.stage();
+        let stored = (0..stage.partitions()).map(|p| stage.mirror_position(p, stream));
+        let positions: Option<Vec<Position>> =
+            stored.map(|bytes| bytes.as_deref().and_then(decode_position)).collect();
+        positions?.into_iter().min_by_key(|p| (p.timeline, p.lsn))
+    }
+
+    /// Whether everything written here up to `vectors` is held durably by at least one of the
+    /// peers that are up, or nobody is up: the tailer may tell Postgres to forget it.
+    #[must_use]
+    pub fn is_safe_elsewhere(&self, vectors: &[VersionVector]) -> bool {
+        let up: Vec<_> = self.peers.values().filter(|p| p.greeted).collect();
+        let has = |p: &&Peer| {
+            p.vectors.len() == vectors.len()
+                && p.vectors.iter().zip(vectors).all(|(theirs, ours)| theirs.dominates(ours))
+        };
+        up.is_empty() || up.iter().any(has)
+    }
+
+    /// Whether this region has what its peers had when their sessions began.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        let mut greeted = self.peers.values().filter(|p| p.greeted).peekable();
+        let alone = self.config.peers.is_empty();
+        (alone || greeted.peek().is_some())
+            && greeted.all(|p| p.target.is_none() && !p.vectors.is_empty())
+    }
+
+    /// Peers with a session, and the lag both ways.
+    pub fn lags(&self) -> impl Iterator<Item = (Origin, PeerLag)> {
+        self.peers.iter().map(|(o, p)| (*o, p.lag))
+    }
+
+    /// What each peer has acknowledged, by its last word in any session.
+    #[must_use]
+    pub fn acknowledged(&self, peer: Origin) -> Option<&[VersionVector]> {
+        self.acknowledged.get(&peer).map(Vec::as_slice)
+    }
+
+    /// Whom this region asks for whose frames.
+    #[must_use]
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version: PROTOCOL_VERSION,
+            cluster: self.config.cluster.clone(),
+            origin: self.engine.stage().me(),
+            partitions: self.engine.stage().partitions(),
+        }
+    }
+
+    fn greet(&mut self, from: Origin, hello: &Hello) -> Result<(), String> {
+        hello.check(&self.hello())?;
+        if hello.origin != from {
+            return Err(format!("peer {from} claims ordinal {}", hello.origin));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.greeted = true;
+        }
+        self.reroute(None);
+        Ok(())
+    }
+
+    fn watermark(&mut self, from: Origin, mark: &Watermark) -> Result<(), Malformed> {
+        let partitions = self.engine.stage().partitions();
+        let vectors = mark.vectors.unpack(partitions)?;
+        let now = Time(mark.now);
+        let me = self.engine.stage().me();
+        let physical = self.engine.stage().clock().physical().as_ms();
+        let mut behind = false;
+        for (number, theirs) in (0..partitions).zip(&vectors) {
+            self.origins.extend(theirs.iter().map(|(origin, _)| origin));
+            let part = self.engine.stage_mut().partition_mut(number);
+            // Only once all that the peer had written is here does its word count (FIFO).
+            if part.vector.get(from) >= theirs.get(from) {
+                part.learn(from, theirs);
+                part.promise(from, now);
+            }
+            behind |= !part.vector.dominates(theirs);
+        }
+        let newest = |v: &[VersionVector], o: Origin| v.iter().map(|v| v.get(o)).max();
+        let ours = self.engine.stage().vectors();
+        let age = |new: Option<Time>, old: Option<Time>| {
+            let (new, old) = (new.unwrap_or_default(), old.unwrap_or_default());
+            if new <= old { 0 } else { new.as_ms().saturating_sub(old.as_ms()) }
+        };
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.lag = PeerLag {
+                behind_ms: age(newest(&vectors, from), newest(&ours, from)),
+                unacknowledged_ms: age(newest(&ours, me), newest(&vectors, me)),
+                clock_offset_ms: mark.physical_ms as i64 - physical as i64,
+            };
+            if peer.vectors.is_empty() {
+                peer.target = behind.then(|| vectors.clone());
+            }
+            let reached = |target: &Vec<VersionVector>| {
+                ours.iter().zip(target).all(|(mine, theirs)| mine.dominates(theirs))
+            };
+            peer.target = peer.target.take().filter(|t| !reached(t));
+            peer.vectors.clone_from(&vectors);
+        }
+        self.acknowledged.insert(from, vectors);
+        Ok(())
+    }
+
+    fn frame(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        let header = meridian_store::Frame::decode(bytes)?.header;
+        if self.engine.stage().clock().check(header.last).is_err() {
+            self.frames_from_the_future += 1;
+            self.missed.insert(header.origin);
+            return Ok(());
+        }
+        let partitions = self.engine.stage().partitions();
+        if header.partition >= partitions {
+            return Err(Malformed("frame for a partition that does not exist"));
+        }
+        let stage = self.engine.stage();
+        let vector = stage.partition(header.partition).vector.clone();
+        let mut event = self.inbox.offer(bytes, &vector, self.lenience())?;
+        while let Some(current) = event {
+            match current {
+                InboxEvent::Apply(frame) => {
+                    // A frame that the gate let through and the stage refuses is malformed.
+                    self.engine
+                        .apply_frame(&frame)
+                        .map_err(|_| Malformed("frame that cannot be applied"))?;
+                    self.frames_applied += 1;
+                }
+                InboxEvent::Resubscribe(origin) => {
+                    self.missed.insert(origin);
+                }
+                InboxEvent::Fork { origin, partition } => {
+                    self.effects.push(DataEffect::Fork { origin, partition });
+                }
+            }
+            let vector = &self.engine.stage().partition(header.partition).vector;
+            event = self.inbox.next(header.partition, vector);
+        }
+        Ok(())
+    }
+
+    fn lenience(&self) -> Lenience {
+        let off = self.config.ablations;
+        Lenience { gaps: off.apply_gaps, dependencies: off.ignore_dependencies }
+    }
+
+    fn send_watermarks(&mut self) {
+        let stage = self.engine.stage();
+        let vectors = if self.config.ablations.acknowledge_unsynced {
+            Vectors::pack(&stage.vectors())
+        } else {
+            Vectors::pack(self.engine.durable_vectors())
+        };
+        let now = self.engine.durable_time().0;
+        let physical_ms = stage.clock().physical().as_ms();
+        for (peer, state) in self.peers.iter().filter(|(_, p)| p.greeted) {
+            let watermark = Watermark { vectors: vectors.clone(), now, physical_ms };
+            let message = PeerMessage::Watermark(watermark);
+            let session = state.session;
+            self.effects.push(DataEffect::Send { peer: *peer, session, message });
+        }
+    }
+
+    /// Chooses upstreams again and subscribes where the choice changed, or where one of `again`
+    /// comes from.
+    fn reroute(&mut self, again: Option<&BTreeSet<Origin>>) {
+        let me = self.engine.stage().me();
+        let mine = self.engine.stage().vectors();
+        let up: BTreeMap<Origin, Vec<VersionVector>> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.greeted)
+            .map(|(o, p)| (*o, p.vectors.clone()))
+            .collect();
+        self.upstreams = route(me, &self.origins, &mine, &up, &self.upstreams);
+        for (peer, origins) in self.upstreams.clone() {
+            let Some(state) = self.peers.get_mut(&peer) else { continue };
+            let missed = again.is_some_and(|again| !again.is_disjoint(&origins));
+            if state.subscribed == origins && !missed {
+                continue;
+            }
+            state.number += 1;
+            state.subscribed.clone_from(&origins);
+            let origins: Vec<Origin> = origins.into_iter().collect();
+            self.inbox.resubscribed(&origins);
+            let vectors = Vectors::pack(&mine);
+            let request = Subscribe { number: state.number, origins, vectors };
+            let (session, message) = (state.session, PeerMessage::Subscribe(request));
+            self.effects.push(DataEffect::Send { peer, session, message });
+        }
+    }
+
+    /// Clears keys that have expired, once nothing written before their deadline can still come.
+    fn sweep(&mut self) {
+        let origins: Vec<Origin> = self.config.peers.clone();
+        let now = self.engine.stage().now();
+        for _ in 0..SWEEP_SLOTS {
+            let slot = self.sweep_slot;
+            self.sweep_slot = (self.sweep_slot + 1) % SLOTS;
+            self.engine.stage_mut().expire_slot(slot, now, &origins);
+        }
+    }
+}
+
+fn convert(change: &Change) -> MirrorChange {
+    match change {
+        Change::Upsert(row) => MirrorChange::Upsert {
+            key: row.key.to_vec(),
+            set: row.set.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
+            keep: row.keep.iter().map(|n| n.to_vec()).collect(),
+        },
+        Change::Delete { key } => MirrorChange::Delete { key: key.to_vec() },
+        Change::Truncate { prefix } => MirrorChange::Truncate { prefix: prefix.to_vec() },
+        Change::Retain(retain) => MirrorChange::Retain {
+            from: retain.from.to_vec(),
+            to: retain.to.to_vec(),
+            keys: retain.keys.iter().map(|k| k.to_vec()).collect(),
+        },
+    }
+}
+
+fn encode_position(position: &Position) -> Vec<u8> {
+    let mut out = position.system_id.to_le_bytes().to_vec();
+    out.extend_from_slice(&position.timeline.to_le_bytes());
+    out.extend_from_slice(&position.lsn.to_le_bytes());
+    out
+}
+
+fn decode_position(bytes: &[u8]) -> Option<Position> {
+    let mut reader = Reader::new(bytes);
+    let (system_id, timeline) = (reader.u64().ok()?, reader.u32().ok()?);
+    Some(Position { system_id, timeline, lsn: reader.u64().ok()? })
+}
+
+/// Whether a position lies beyond the stored one in the same history.
+fn is_news(stored: &[u8], new: &Position) -> bool {
+    decode_position(stored).is_none_or(|stored| {
+        stored.system_id != new.system_id
+            || (stored.timeline, stored.lsn) < (new.timeline, new.lsn)
+    })
+}

@@ -1,0 +1,27 @@
+//! Every limit of the composition, in one place.
+
+/// Watermarks (acknowledgements and promises) are sent this often, in milliseconds.
+pub const WATERMARK_EVERY_MS: u64 = 100;
+
+/// After frames were missed or held back, ask again this often, in milliseconds.
+pub const RESUBSCRIBE_EVERY_MS: u64 = 250;
+
+/// Slots whose expired keys are looked for in one sweep.
+pub const SWEEP_SLOTS: u16 = 256;
+
+/// A sweep happens this often, in milliseconds; all slots are visited in
+/// `16384 / SWEEP_SLOTS * SWEEP_EVERY_MS`.
+pub const SWEEP_EVERY_MS: u64 = 50;
+
+/// Keys exported in one go while a checkpoint is written, so that commands wait only briefly.
+pub const EXPORT_KEYS: usize = 256;
+
+/// A checkpoint run names at most about this much memory's worth of changed elements; a longer
+/// stretch of log is done in several runs.
+pub const MAX_TOUCHED_BYTES: usize = 512 << 20;
+
+/// How much of the log is read at a time while planning a checkpoint or recovering.
+pub const SCAN_BYTES: usize = 4 << 20;
+
+/// The largest piece in which a message of the live lane travels.
+pub const PIECE_BYTES: usize = 1 << 20;

@@ -1,0 +1,115 @@
+//! Feeds every peer from the log, and says which part of the log nobody needs any more.
+
+use std::collections::BTreeMap;
+
+use meridian_clock::{Origin, VersionVector};
+use meridian_codec::Malformed;
+use meridian_replication::{LogMark, Sender, Subscribe, limits::MAX_LOG_MARKS};
+use meridian_store::{LogPosition, StoreError};
+
+/// The senders of a region and what they need to know of its log.
+#[derive(Debug)]
+pub struct Shipper {
+    partitions: u16,
+    marks: Vec<LogMark>,
+    senders: BTreeMap<Origin, (u64, Sender)>,
+    /// What each configured peer has acknowledged; nothing, until it says so.
+    acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
+}
+
+impl Shipper {
+    /// A shipper over a log with these marks, the first at its beginning.
+    #[must_use]
+    pub fn new(partitions: u16, marks: Vec<LogMark>, peers: &[Origin]) -> Shipper {
+        let nothing = vec![VersionVector::new(); usize::from(partitions)];
+        let acknowledged = peers.iter().map(|p| (*p, nothing.clone())).collect();
+        Shipper { partitions, marks, senders: BTreeMap::new(), acknowledged }
+    }
+
+    /// A peer asks for frames.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the request does not fit the cluster.
+    pub fn subscribe(
+        &mut self,
+        peer: Origin,
+        session: u64,
+        request: &Subscribe,
+    ) -> Result<(), Malformed> {
+        let (current, sender) = self.senders.entry(peer).or_default();
+        *current = session;
+        sender.subscribe(request, self.partitions, &self.marks)
+    }
+
+    /// A peer's session is over.
+    pub fn peer_down(&mut self, peer: Origin, session: u64) {
+        if self.senders.get(&peer).is_some_and(|(current, _)| *current == session) {
+            self.senders.remove(&peer);
+        }
+    }
+
+    /// Peers with a session, and whether there is log to read for them up to `durable`.
+    pub fn sessions(&self, durable: LogPosition) -> impl Iterator<Item = (Origin, u64, bool)> {
+        self.senders.iter().map(move |(p, (session, s))| (*p, *session, s.has_work(durable)))
+    }
+
+    /// Bytes of log between a peer's cursor and `end`.
+    #[must_use]
+    pub fn backlog(&self, peer: Origin, end: LogPosition) -> u64 {
+        let cursor = self.senders.get(&peer).map_or(end, |(_, sender)| sender.cursor());
+        end.0.saturating_sub(cursor.0)
+    }
+
+    /// The next batches for a peer; nothing beyond `durable` is looked at.
+    ///
+    /// # Errors
+    /// What reading the log failed with.
+    pub fn next(
+        &mut self,
+        peer: Origin,
+        durable: LogPosition,
+        read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        match self.senders.get_mut(&peer) {
+            Some((_, sender)) => sender.next(durable, read),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The log has grown to a position at which every partition had seen this.
+    pub fn mark(&mut self, position: LogPosition, vectors: Vec<VersionVector>) {
+        if self.marks.last().is_none_or(|m| m.position < position) {
+            self.marks.push(LogMark { position, vectors });
+        }
+        if self.marks.len() > MAX_LOG_MARKS {
+            // Every other one will do; the first must stay.
+            let mut index = 0;
+            self.marks.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+        }
+    }
+
+    /// A peer has durably applied this.
+    pub fn acknowledge(&mut self, peer: Origin, vectors: Vec<VersionVector>) {
+        self.acknowledged.insert(peer, vectors);
+    }
+
+    /// Up to where the log may go: every configured peer has acknowledged what is before it, and
+    /// the checkpoint (at `checkpoint`) covers it. Forgets the marks below.
+    pub fn release(&mut self, checkpoint: LogPosition) -> LogPosition {
+        let needless = |mark: &LogMark| {
+            mark.position <= checkpoint
+                && self.acknowledged.values().all(|vectors| {
+                    mark.vectors.iter().zip(vectors).all(|(m, v)| v.dominates(m))
+                })
+        };
+        let Some(at) = self.marks.iter().rposition(needless) else {
+            return self.marks.first().map_or(LogPosition(0), |m| m.position);
+        };
+        let position = self.marks[at].position;
+        self.marks.drain(..at);
+        position
+    }
+}

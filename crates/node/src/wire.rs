@@ -1,0 +1,109 @@
+//! What regions say to each other: control messages through `bincode`, batches of frames by hand.
+
+use std::collections::BTreeMap;
+
+use meridian_clock::Origin;
+use meridian_codec::{Malformed, control};
+use meridian_replication::{Hello, Subscribe, Watermark, limits::MAX_BATCH_BYTES};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::PIECE_BYTES;
+
+/// A message of the control lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// The first message of a session, both ways.
+    Hello(Hello),
+    /// Asks for frames.
+    Subscribe(Subscribe),
+    /// Acknowledges and promises.
+    Watermark(Watermark),
+    /// A message of the control group.
+    Raft(Vec<u8>),
+}
+
+impl PeerMessage {
+    /// The bytes of the message.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        control::encode(self)
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is none.
+    pub fn decode(bytes: &[u8]) -> Result<PeerMessage, Malformed> {
+        control::decode(bytes)
+    }
+}
+
+const LAST: u8 = 0;
+const MORE: u8 = 1;
+
+/// Cuts a batch into pieces that fit a message of the transport.
+#[must_use]
+pub fn pieces(batch: &[u8]) -> Vec<Vec<u8>> {
+    let count = batch.len().div_ceil(PIECE_BYTES).max(1);
+    let piece = |index: usize| {
+        let from = index * PIECE_BYTES;
+        let upto = batch.len().min(from + PIECE_BYTES);
+        let mut out = Vec::with_capacity(1 + upto - from);
+        out.push(if index + 1 == count { LAST } else { MORE });
+        out.extend_from_slice(&batch[from..upto]);
+        out
+    };
+    (0..count).map(piece).collect()
+}
+
+/// Puts pieces together again, for each peer.
+#[derive(Clone, Debug, Default)]
+pub struct Assembler {
+    partial: BTreeMap<Origin, Vec<u8>>,
+}
+
+impl Assembler {
+    /// Takes a piece; gives the batch when it is complete.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the batch grows beyond its limit or a piece is none.
+    pub fn push(&mut self, peer: Origin, piece: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+        let (flag, bytes) = piece.split_first().ok_or(Malformed("empty piece"))?;
+        let partial = self.partial.entry(peer).or_default();
+        if partial.len() + bytes.len() > MAX_BATCH_BYTES {
+            self.partial.remove(&peer);
+            return Err(Malformed("batch too large"));
+        }
+        partial.extend_from_slice(bytes);
+        match *flag {
+            MORE => Ok(None),
+            LAST => Ok(self.partial.remove(&peer)),
+            _ => Err(Malformed("unknown kind of piece")),
+        }
+    }
+
+    /// The session is over: what was begun is forgotten.
+    pub fn forget(&mut self, peer: Origin) {
+        self.partial.remove(&peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_together_again() {
+        for length in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES] {
+            let batch: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let mut assembler = Assembler::default();
+            let whole: Vec<Vec<u8>> = pieces(&batch)
+                .iter()
+                .filter_map(|p| assembler.push(Origin(1), p).unwrap())
+                .collect();
+            assert_eq!(whole, [batch]);
+        }
+        assert!(Assembler::default().push(Origin(1), &[]).is_err());
+        assert!(Assembler::default().push(Origin(1), &[9, 9]).is_err());
+    }
+}
