@@ -118,9 +118,14 @@ impl PostgresError {
         if error.is_closed() {
             return PostgresError::Closed;
         }
+        // Its own text leaves out the cause.
+        let text = match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
         PostgresError::Unreachable {
             server: server.to_owned(),
-            source: std::io::Error::other(error),
+            source: std::io::Error::other(text),
         }
     }
 }

@@ -38,6 +38,10 @@ pub const STATUS_INTERVAL_MS: u64 = 2_000;
 /// While no transactions come, the position of keepalives is stored at most this often.
 pub const IDLE_POSITION_MS: u64 = 1_000;
 
+/// The stream goes on this long without the SQL connection. A server that shuts down ends that one
+/// first, and then waits until the stream has been taken to its end.
+pub const CONTROL_LOST_MAX_MS: u64 = 5_000;
+
 /// How often the server's log position and the slot's state are read.
 pub const OBSERVE_INTERVAL_MS: u64 = 1_000;
 

@@ -78,13 +78,19 @@ impl Session<'_> {
         capture.tables.retain(|name, _| planned.tables.contains_key(name));
         self.copy(&mut capture, &created.snapshot, None).await?;
         self.confirmed_lsn = created.consistent_lsn;
+        // Before the position: without it all of this is done again.
+        let ledger = capture.as_ledger(&slot);
+        if capture.ledger.is_some() {
+            self.control.write_ledger(&self.follower.config.publication, &ledger).await?;
+            capture.ledger = Some(ledger);
+        } else {
+            self.follower.remembered = Some(ledger);
+        }
         let position = self.position(created.consistent_lsn);
         let changes = uncaptured(capture.tables.keys());
         let last = Batch { position: Some(position), changes, commit_time_us: 0 };
         self.follower.outlet.send(last).await?;
-        let ledger = capture.as_ledger(&slot);
-        let pending = PendingLedger { due_lsn: position.lsn, ledger };
-        self.stream(capture, position, Some(pending), None).await
+        self.stream(capture, position, None, None).await
     }
 
     /// Goes on at the stored position, after copying tables that the mirror does not hold yet.

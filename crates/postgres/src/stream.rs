@@ -23,8 +23,8 @@ use crate::capture::{Capture, capturable};
 use crate::config::TailerConfig;
 use crate::control::{CatalogTable, Control, Observation};
 use crate::limits::{
-    IDLE_POSITION_MS, OBSERVATIONS_PER_TABLE_CHECK, OBSERVE_INTERVAL_MS, SILENCE_MAX_MS,
-    STATUS_INTERVAL_MS, TICK_MS,
+    CONTROL_LOST_MAX_MS, IDLE_POSITION_MS, OBSERVATIONS_PER_TABLE_CHECK, OBSERVE_INTERVAL_MS,
+    SILENCE_MAX_MS, STATUS_INTERVAL_MS, TICK_MS,
 };
 use crate::replication::{Frame, Replication};
 use crate::tailer::Follower;
@@ -324,6 +324,7 @@ impl<'a> Stream<'a> {
 struct Observer {
     seen: watch::Receiver<Seen>,
     task: JoinHandle<()>,
+    lost_at: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -340,13 +341,19 @@ impl Observer {
                 warn!("observing postgres: {error}");
             }
         });
-        Observer { seen, task }
+        Observer { seen, task, lost_at: None }
     }
 
-    /// What was seen last; an error if the observer cannot see any more.
+    /// What was seen last; an error if nothing could be seen for too long.
     fn latest(&mut self) -> Result<Seen, PostgresError> {
         let seen = self.seen.borrow_and_update().clone();
-        self.seen.has_changed().map(|_| seen).map_err(|_| PostgresError::Closed)
+        if self.seen.has_changed().is_err() {
+            let lost_at = *self.lost_at.get_or_insert_with(Instant::now);
+            if lost_at.elapsed() > Duration::from_millis(CONTROL_LOST_MAX_MS) {
+                return Err(PostgresError::Closed);
+            }
+        }
+        Ok(seen)
     }
 }
 

@@ -320,7 +320,7 @@ fn ready(server: &mut Child, log: &Path) -> Result<(), TestingError> {
     };
     let stderr = server.stderr.take().ok_or_else(|| failed("no log".into()))?;
     let mut file = File::create(log).map_err(io(|| format!("creating {}", log.display())))?;
-    let (sender, lines) = mpsc::channel();
+    let (sender, lines) = mpsc::sync_channel(16);
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             // A full disk loses the log, not the server.
