@@ -31,7 +31,7 @@ impl DnsConfig {
     pub(crate) fn parse(&self) -> Result<(Name, Vec<String>)> {
         let fail = |reason: String| Err(Error::Config(reason));
         let mut apex = match Name::from_ascii(&self.zone) {
-            Ok(apex) if !apex.is_root() => apex.to_lowercase(),
+            Ok(apex) if apex.num_labels() > 0 => apex.to_lowercase(),
             _ => return fail(format!("{:?} is not a zone's name", self.zone)),
         };
         apex.set_fqdn(true);
