@@ -1,2 +1,5 @@
 //! The meridian command.
+
+mod config;
+
 fn main() {}
