@@ -109,6 +109,21 @@ impl TestPostgres {
         }
     }
 
+    /// Makes a standby of this server in `directory` and starts it. It follows by streaming; SQL
+    /// `SELECT pg_promote()` makes it a primary.
+    pub fn standby(&self, directory: &Path) -> Result<TestPostgres, TestingError> {
+        let account = Account::find()?;
+        let make = || format!("making {}", directory.display());
+        fs::create_dir_all(directory).map_err(io(make))?;
+        account.own(directory)?;
+        let mut copy = Command::new(self.programs.join("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-d", &self.url()]);
+        copy.arg("-D").arg(directory.join("data")).current_dir(directory);
+        let output = account.apply(&mut copy).output();
+        check("pg_basebackup", &output.map_err(io(|| "running pg_basebackup".into()))?)?;
+        TestPostgres::start(directory)
+    }
+
     /// Connection string over the unix socket, or over TCP where the directory's path is too long.
     pub fn url(&self) -> String {
         match socket_directory(&self.directory) {
@@ -332,9 +347,8 @@ fn ready(server: &mut Child, log: &Path) -> Result<(), TestingError> {
     let mut said = vec![];
     loop {
         match lines.recv_timeout(START_TIMEOUT) {
-            Ok(line) if line.contains("database system is ready to accept connections") => {
-                return Ok(());
-            }
+            // A standby says "read-only connections".
+            Ok(line) if line.contains("database system is ready to accept") => return Ok(()),
             Ok(line) => said.push(line),
             Err(_) => return Err(failed(said.join("\n"))),
         }

@@ -6,7 +6,9 @@ mod common;
 use common::{Follow, Server, field, has, rows};
 use meridian_cdc::{Mirror, parse_lsn};
 use meridian_postgres::State;
-use meridian_postgres::testing::TestPostgres;
+use meridian_postgres::testing::{Options, TestPostgres};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v int, body text);
     ALTER TABLE t ALTER body SET STORAGE EXTERNAL;
@@ -14,13 +16,17 @@ const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v int, body text);
 
 /// A client that goes on writing: inserts, updates with and without the large value, key changes,
 /// deletes, and a log that grows by one row a transaction.
-fn writer(url: String, rounds: u32) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
+fn writer(url: String) -> Writer {
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(async move {
         let (client, connection) =
             tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         let mut random = 12345_u32;
-        for round in 0..rounds {
+        for round in 0_u32.. {
+            if *stopped.borrow() {
+                break;
+            }
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let id = (random >> 8) % 40;
             let sql = match (random >> 16) % 6 {
@@ -40,7 +46,22 @@ fn writer(url: String, rounds: u32) -> tokio::task::JoinHandle<()> {
             let log = format!("INSERT INTO log VALUES ({round}, {random})", random = random >> 4);
             client.batch_execute(&format!("BEGIN; {sql}; {log}; COMMIT")).await.unwrap();
         }
-    })
+    });
+    Writer { stop, task }
+}
+
+struct Writer {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Ends the writer. Until here it has written all the time.
+    async fn stop(self) {
+        assert!(!self.task.is_finished());
+        self.stop.send_replace(true);
+        self.task.await.unwrap();
+    }
 }
 
 fn check(server: &Server, mirror: &Mirror) {
@@ -62,9 +83,8 @@ fn check(server: &Server, mirror: &Mirror) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn crashes_while_a_writer_goes_on() {
-    const ROUNDS: u32 = 3000;
     let server = Server::start(TABLES);
-    let writer = writer(server.postgres.url(), ROUNDS);
+    let writer = writer(server.postgres.url());
     let mut mirror = Mirror::default();
     for crash in 0..8 {
         let mut follow = Follow::start(server.config(), mirror);
@@ -84,12 +104,111 @@ async fn crashes_while_a_writer_goes_on() {
         }
         mirror = follow.stop().await;
     }
-    writer.await.unwrap();
+    writer.stop().await;
     let mut follow = Follow::start(server.config(), mirror);
     follow.catch_up(&server).await;
     check(&server, &follow.mirror);
     let status = follow.handle.status().borrow().clone();
     assert_eq!(status.totals.snapshots, 0, "{:?}", status.snapshot_reason);
+    follow.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_while_a_writer_goes_on() {
+    let server = Server::start(TABLES);
+    let writer = writer(server.postgres.url());
+    let mut follow = Follow::new(&server);
+    for sessions in 1..8 {
+        follow.until_status(|status| status.totals.sessions == sessions).await;
+        for _ in 0..sessions * 2 {
+            let batch = follow.next().await;
+            follow.apply(&batch);
+        }
+        // By turns the stream and the SQL connection beside it.
+        let which = if sessions % 2 == 0 { "meridian" } else { "walsender" };
+        server.sql(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE '{which}' IN \
+             (CASE backend_type WHEN 'walsender' THEN 'walsender' ELSE application_name END)"
+        ));
+    }
+    follow.until_status(|status| status.totals.sessions == 8).await;
+    writer.stop().await;
+    follow.catch_up(&server).await;
+    check(&server, &follow.mirror);
+    let status = follow.handle.status().borrow().clone();
+    assert_eq!(status.totals.snapshots, 1, "{:?}", status.snapshot_reason);
+    follow.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_come_in_while_they_are_written_to() {
+    let server = Server::start("CREATE TABLE first (id int PRIMARY KEY)");
+    let mut follow = Follow::new(&server);
+    follow.until_status(|status| status.state == State::Streaming).await;
+    server.sql(TABLES);
+    let writer = writer(server.postgres.url());
+    follow.until_status(|status| status.captured.len() == 3).await;
+    follow.until_status(|status| status.state == State::Streaming).await;
+    follow.catch_up(&server).await;
+    // Its key changes: copied once more.
+    server.sql(
+        "BEGIN; ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id, v);
+                COMMIT; CREATE UNIQUE INDEX ON t (id)",
+    );
+    writer.task.abort(); // The key change may have broken its session's statement.
+    let with_v = |mirror: &Mirror| {
+        let keys = rows(mirror, "pg:t:").into_keys();
+        keys.into_iter().any(|key| key.matches(':').count() == 3)
+    };
+    follow.until(with_v).await;
+    follow.catch_up(&server).await;
+    let truth = server.truth("t", "'pg:t:' || id || ':' || v", &["id", "v", "body"]);
+    assert!(rows(&follow.mirror, "pg:t:") == truth, "the rows differ");
+    let log = server.truth("log", "'pg:log:' || id", &["id", "v"]);
+    assert_eq!(rows(&follow.mirror, "pg:log:"), log);
+    let status = follow.handle.status().borrow().clone();
+    assert_eq!(status.totals.snapshots, 1, "{:?}", status.snapshot_reason);
+    follow.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_is_followed() {
+    let server = Server::start(TABLES);
+    let second = tempfile::tempdir().unwrap();
+    let standby = server.postgres.standby(second.path()).unwrap();
+    let mut config = server.config();
+    let ports = format!("{},{}", standby.port(), server.postgres.port());
+    config.url = format!(
+        "host=127.0.0.1,127.0.0.1 port={ports} user=postgres dbname=postgres password={}",
+        meridian_postgres::testing::PASSWORD
+    );
+    let mut follow = Follow::start(config, Mirror::default());
+    let status = follow.until_status(|status| status.totals.sessions == 1).await;
+    assert!(status.server.ends_with(&server.postgres.port().to_string()), "not the standby");
+    server.sql("INSERT INTO log VALUES (1, 1); SELECT pg_switch_wal()");
+    follow.until(|mirror| has(mirror, "pg:log:1")).await;
+    let lsn = server.sql("SELECT pg_current_wal_flush_lsn()");
+    server.sql(&format!(
+        "CREATE PROCEDURE replayed() LANGUAGE plpgsql AS $$ BEGIN
+             WHILE NOT EXISTS (SELECT FROM pg_stat_replication WHERE replay_lsn >= '{lsn}')
+             LOOP PERFORM pg_stat_clear_snapshot(); END LOOP; END $$; CALL replayed()"
+    ));
+    server.postgres.kill().unwrap();
+    standby.psql("SELECT pg_promote()").unwrap();
+    standby.psql("INSERT INTO log VALUES (2, 2)").unwrap();
+    follow.until(|mirror| mirror.position.is_some_and(|position| position.timeline == 2)).await;
+    assert!(has(&follow.mirror, "pg:log:1") && has(&follow.mirror, "pg:log:2"));
+    // Postgres 15 does not carry slots over: the tables are copied anew, and that is said.
+    let status = follow.until_status(|status| status.totals.sessions == 2).await;
+    assert_eq!(status.snapshot_reason.as_deref(), Some("the replication slot is gone"));
+    // The old position in the new history, read from the server.
+    let mirror = follow.stop().await;
+    let old = meridian_cdc::Position { timeline: 1, ..mirror.position.unwrap() };
+    let config = meridian_postgres::TailerConfig::new(standby.url());
+    let mut follow = Follow::start(config, Mirror { position: Some(old), ..mirror });
+    let status = follow.until_status(|status| status.totals.sessions == 1).await;
+    let reason = status.snapshot_reason.unwrap();
+    assert!(reason.contains("applied changes were lost in the promotion"), "{reason}");
     follow.stop().await;
 }
 
@@ -231,7 +350,7 @@ async fn a_server_that_dies_is_found_again() {
     let Server { postgres, directory } = server;
     postgres.kill().unwrap();
     follow.until_status(|status| status.totals.failures > 0).await;
-    let options = meridian_postgres::testing::Options { port: Some(port), ..Default::default() };
+    let options = Options { port: Some(port), ..Default::default() };
     let postgres = TestPostgres::start_with(directory.path(), &options).unwrap();
     let server = Server { postgres, directory };
     server.sql("INSERT INTO log VALUES (2, 2)");
