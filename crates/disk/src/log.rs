@@ -3,8 +3,11 @@
 //!
 //! Segments are reserved in full when they begin, because syncing into reserved space is cheaper
 //! than growing a file. So a segment is longer than its data: where no entry begins and only
-//! zeros follow, it simply ends. A segment that is followed by another has been cut to its
-//! length and synced before, so only the last one can have a torn tail.
+//! zeros follow, it simply ends. It is synced before the next one begins, so only the last one
+//! can have a torn tail; what it did not use is given back a little later.
+//!
+//! The writer never waits for a new file to be made: the syncer keeps a spare one ready, and
+//! beginning a segment is a rename.
 
 mod reader;
 mod recovery;
@@ -38,6 +41,8 @@ pub(crate) struct Shared {
     failed: AtomicBool,
     /// In order, without gaps, never empty. The last one is being appended to.
     segments: RwLock<Vec<Arc<Segment>>>,
+    /// Reserved for the next segment, if it has been made. Held while it is being made.
+    spare: Mutex<Option<Segment>>,
     /// Held while files are removed, so that they go in order.
     releasing: Mutex<()>,
     _lock: Arc<DirectoryLock>,
@@ -57,11 +62,12 @@ pub(crate) fn handles(
         durable: AtomicU64::new(end),
         failed: AtomicBool::new(false),
         segments: RwLock::new(recovered.segments),
+        spare: Mutex::new(None),
         releasing: Mutex::new(()),
         _lock: lock,
     });
     let writer = LogWriter::new(Arc::clone(&shared), segment_bytes);
-    (writer, LogSyncer::new(Arc::clone(&shared)), LogReader::new(shared))
+    (writer, LogSyncer::new(Arc::clone(&shared), segment_bytes), LogReader::new(shared))
 }
 
 impl Shared {
@@ -73,9 +79,14 @@ impl Shared {
         LogPosition(self.durable.load(Ordering::Acquire))
     }
 
-    /// Moves the durable position forward; a slower thread may be behind a faster one.
-    fn set_durable(&self, position: LogPosition) {
-        self.durable.fetch_max(position.0, Ordering::AcqRel);
+    /// Makes the log durable up to `end`, which lies in `segment` or where that begins. What lies
+    /// in the segments before it must be durable.
+    fn make_durable(&self, segment: &Segment, end: LogPosition) -> Result<(), StoreError> {
+        segment.sync_data()?;
+        segment.sync_name(&self.directory)?;
+        // A slower thread may come here after a faster one.
+        self.durable.fetch_max(end.0, Ordering::AcqRel);
+        Ok(())
     }
 
     fn start(&self) -> LogPosition {

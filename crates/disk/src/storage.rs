@@ -51,7 +51,9 @@ impl Storage for DiskStorage {
     }
 
     fn sync(&mut self) -> Result<LogPosition, StoreError> {
-        self.parts.syncer.sync()
+        let durable = self.parts.syncer.sync()?;
+        self.parts.syncer.prepare()?;
+        Ok(durable)
     }
 
     fn bounds(&self) -> (LogPosition, LogPosition) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meridian_store::{Entries, LogPosition, ScanEnd, StoreError, scan_entries};
 
 use super::Segment;
+use super::segment::SPARE;
 use crate::file::{at, preallocate, sync_directory};
 
 /// How the log was found, for the log of events and for tests.
@@ -73,10 +74,12 @@ fn open_segments(directory: &Path) -> Result<Vec<Segment>, StoreError> {
     let mut bases = Vec::new();
     for found in fs::read_dir(directory).map_err(at("listing", directory))? {
         let name = found.map_err(at("listing", directory))?.file_name();
+        let path = directory.join(&name);
         match name.to_str().and_then(Segment::base_of) {
             Some(base) => bases.push(base),
+            // It holds nothing, and need not be of the size that is wanted now.
+            None if name == SPARE => fs::remove_file(&path).map_err(at("removing", &path))?,
             None => {
-                let path = directory.join(name);
                 tracing::warn!(file = %path.display(), "not a segment of the log, left alone");
             }
         }
@@ -87,21 +90,22 @@ fn open_segments(directory: &Path) -> Result<Vec<Segment>, StoreError> {
 
 /// A segment with a successor ends where that begins, and from `from` on all of it is sound.
 fn check_sealed(segment: &Segment, next: &Segment, from: LogPosition) -> Result<(), StoreError> {
-    let length = segment.length()?;
-    if segment.base.checked_add(length) != Some(next.base) {
+    let (length, data) = (segment.length()?, next.base - segment.base);
+    if length < data {
         let reason = format!(
             "the segment is {length} bytes long, but the next one in the directory, {}, begins \
-             {} bytes after its start",
-            next.path.display(),
-            next.base - segment.base
+             {data} bytes after its start",
+            next.path.display()
         );
         return Err(segment.corrupt(length, reason));
     }
-    if from.0 >= next.base {
-        return Ok(());
-    }
-    let base = from.max(LogPosition(segment.base));
+    // A crash came before its end was given back. It is walked from its start, since its length
+    // does not say that no segment is missing after it.
+    let long = length > data;
+    let base = if long { segment.base } else { from.0.clamp(segment.base, next.base) };
+    let base = LogPosition(base);
     match scan_entries(&read(segment, base, next.base)?, base, LogPosition(next.base), |_| {}) {
+        ScanEnd::Clean if long => segment.truncate(LogPosition(next.base)),
         ScanEnd::Clean => Ok(()),
         ScanEnd::TornTail { offset, reason } | ScanEnd::Corrupt { offset, reason } => {
             let offset = base.0 - segment.base + offset as u64;

@@ -1,12 +1,16 @@
 //! One file of the log.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use meridian_store::{LogPosition, StoreError};
 
-use crate::file::at;
+use crate::file::{at, preallocate, sync_directory};
+
+/// Name of the file that waits to become the next segment.
+pub(crate) const SPARE: &str = "spare";
 
 const SUFFIX: &str = ".seg";
 const DIGITS: usize = 16;
@@ -18,6 +22,10 @@ pub(crate) struct Segment {
     pub(crate) base: u64,
     pub(crate) path: PathBuf,
     file: File,
+    /// Whether its directory entry survives the machine.
+    named: AtomicBool,
+    /// Whether what it did not use has been given back.
+    trimmed: AtomicBool,
 }
 
 impl Segment {
@@ -29,6 +37,24 @@ impl Segment {
     /// Creates an empty file; there must not be one.
     pub(crate) fn create(directory: &Path, base: u64) -> Result<Segment, StoreError> {
         Segment::with(directory, base, OpenOptions::new().read(true).write(true).create_new(true))
+    }
+
+    /// Makes a file of `bytes` that can become a segment: reserved, durable, not yet named.
+    pub(crate) fn spare(directory: &Path, bytes: u64) -> Result<Segment, StoreError> {
+        let path = directory.join(SPARE);
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&path).map_err(at("creating", &path))?;
+        preallocate(&file, &path, bytes)?;
+        file.sync_all().map_err(at("syncing", &path))?;
+        Ok(Segment::new(u64::MAX, path, file))
+    }
+
+    /// Turns a spare file into the segment that begins at `base`.
+    pub(crate) fn renamed(self, directory: &Path, base: u64) -> Result<Segment, StoreError> {
+        let path = directory.join(name(base));
+        fs::rename(&self.path, &path).map_err(at("renaming a spare file to", &path))?;
+        Ok(Segment::new(base, path, self.file))
     }
 
     /// The position that a file's name says, if it is a segment's name.
@@ -62,6 +88,25 @@ impl Segment {
         self.file.sync_all().map_err(at("syncing", &self.path))
     }
 
+    /// Makes the file's directory entry survive the machine, if it does not yet.
+    pub(crate) fn sync_name(&self, directory: &Path) -> Result<(), StoreError> {
+        if !self.named.load(Ordering::Acquire) {
+            sync_directory(directory)?;
+            self.named.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Gives back what lies behind `end`, once; whether that was still to be done.
+    pub(crate) fn trim(&self, end: LogPosition) -> Result<bool, StoreError> {
+        if self.trimmed.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        self.truncate(end)?;
+        self.trimmed.store(true, Ordering::Release);
+        Ok(true)
+    }
+
     /// Cuts the file off at `end`.
     pub(crate) fn truncate(&self, end: LogPosition) -> Result<(), StoreError> {
         self.file.set_len(end.0 - self.base).map_err(at("truncating", &self.path))
@@ -75,14 +120,23 @@ impl Segment {
     #[cfg(test)]
     pub(crate) fn standing_for(path: &Path) -> Segment {
         let file = OpenOptions::new().write(true).open(path).expect("the file is there");
-        Segment { base: 0, path: path.into(), file }
+        Segment::new(0, path.into(), file)
     }
 
     fn with(directory: &Path, base: u64, options: &OpenOptions) -> Result<Segment, StoreError> {
-        let path = directory.join(format!("{base:0DIGITS$x}{SUFFIX}"));
+        let path = directory.join(name(base));
         let file = options.open(&path).map_err(at("opening", &path))?;
-        Ok(Segment { base, path, file })
+        Ok(Segment::new(base, path, file))
     }
+
+    fn new(base: u64, path: PathBuf, file: File) -> Segment {
+        let (named, trimmed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Segment { base, path, file, named, trimmed }
+    }
+}
+
+fn name(base: u64) -> String {
+    format!("{base:0DIGITS$x}{SUFFIX}")
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use crate::file::{at, sync_directory};
 #[derive(Clone, Debug)]
 pub struct LogSyncer {
     shared: Arc<Shared>,
+    segment_bytes: u64,
 }
 
 impl LogSyncer {
-    pub(crate) fn new(shared: Arc<Shared>) -> LogSyncer {
-        LogSyncer { shared }
+    pub(crate) fn new(shared: Arc<Shared>, segment_bytes: u64) -> LogSyncer {
+        LogSyncer { shared, segment_bytes }
     }
 
     /// Makes everything that was appended before the call survive the machine, and returns how
@@ -31,10 +32,23 @@ impl LogSyncer {
         let end = self.shared.end();
         if end > self.shared.durable() {
             let segment = self.shared.last_segment();
-            segment.sync_data().map_err(|error| self.shared.failed(error))?;
-            self.shared.set_durable(end);
+            let synced = self.shared.make_durable(&segment, end);
+            synced.map_err(|error| self.shared.failed(error))?;
         }
         Ok(self.shared.durable())
+    }
+
+    /// Makes the file that the next segment will need, when the last one is half full, and gives
+    /// back what the ones before it did not use. To be called after every sync, when the replies
+    /// that waited for it are on their way: mostly it does nothing, but now and then it takes
+    /// some milliseconds, which the writer would otherwise have to wait for.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; every later call of anything on the log fails too.
+    pub fn prepare(&self) -> Result<(), StoreError> {
+        self.shared.check()?;
+        let prepared = self.trim_sealed().and_then(|()| self.make_spare());
+        prepared.map_err(|error| self.shared.failed(error))
     }
 
     /// How far the log survives the machine.
@@ -58,6 +72,28 @@ impl LogSyncer {
             fs::remove_file(&segment.path).map_err(at("removing", &segment.path))?;
         }
         sync_directory(&self.shared.directory)
+    }
+
+    /// Newest first, until one that is done.
+    fn trim_sealed(&self) -> Result<(), StoreError> {
+        let mut last = self.shared.last_segment();
+        while let Some(before) = last.base.checked_sub(1) {
+            let Some((sealed, _)) = self.shared.segment_at(LogPosition(before)) else { break };
+            if !sealed.trim(LogPosition(last.base))? {
+                break;
+            }
+            last = sealed;
+        }
+        Ok(())
+    }
+
+    fn make_spare(&self) -> Result<(), StoreError> {
+        let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self.shared.end().0.saturating_sub(self.shared.last_segment().base);
+        if spare.is_none() && used > self.segment_bytes / 2 {
+            *spare = Some(Segment::spare(&self.shared.directory, self.segment_bytes)?);
+        }
+        Ok(())
     }
 
     fn take_below(&self, position: LogPosition) -> Vec<Arc<Segment>> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use meridian_store::{ENTRY_HEADER_BYTES, LogPosition, MAX_ENTRY_BYTES, StoreError};
 
 use super::{Segment, Shared};
-use crate::file::{at, preallocate, sync_directory};
+use crate::file::{at, preallocate};
 
 /// The one that appends to a log.
 #[derive(Debug)]
@@ -62,15 +62,27 @@ impl LogWriter {
 
     /// Ends the segment and begins the next one, which has room for `length` bytes at least.
     fn rotate(&mut self, length: u64) -> Result<(), StoreError> {
-        self.segment.truncate(self.end)?;
-        self.segment.sync_all()?;
-        self.shared.set_durable(self.end);
-        let directory = &self.shared.directory;
-        let next = Arc::new(Segment::create(directory, self.end.0)?);
-        preallocate(next.file(), &next.path, self.segment_bytes.max(length))?;
-        sync_directory(directory)?;
+        self.shared.make_durable(&self.segment, self.end)?;
+        let next = Arc::new(self.next_segment(length)?);
         self.shared.segments_mut().push(Arc::clone(&next));
         self.segment = next;
         Ok(())
+    }
+
+    fn next_segment(&self, length: u64) -> Result<Segment, StoreError> {
+        let directory = &self.shared.directory;
+        // Not worth waiting for one that is just being made. Locked until it has its new name:
+        // the next spare is made under the old one.
+        let mut locked = self.shared.spare.try_lock().ok();
+        let spare = locked.as_mut().and_then(|spare| spare.take());
+        let reserved = spare.is_some();
+        let next = match spare {
+            Some(spare) => spare.renamed(directory, self.end.0)?,
+            None => Segment::create(directory, self.end.0)?,
+        };
+        if !reserved || length > self.segment_bytes {
+            preallocate(next.file(), &next.path, self.segment_bytes.max(length))?;
+        }
+        Ok(next)
     }
 }

@@ -4,10 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use meridian_disk::Opened;
-use meridian_store::{LogPosition, StoreError};
+use meridian_disk::{DataDir, DiskOptions, Opened};
+use meridian_store::{CheckpointBatch, LogPosition, StoreError};
 
-use crate::support::{copy, meta, numbered, numbers, open, segments};
+use crate::support::{copy, identity, meta, numbered, numbers, open, segments, small};
 
 /// Appends entries `numbers`, each saying that all before it is durable. Returns their starts and
 /// the end.
@@ -17,6 +17,7 @@ fn fill(opened: &mut Opened, numbers: std::ops::Range<u64>, padding: usize) -> V
         let durable = opened.syncer.sync().unwrap();
         positions.push(opened.writer.append(&numbered(number, padding, durable)).unwrap());
     }
+    opened.syncer.prepare().unwrap();
     positions
 }
 
@@ -115,6 +116,10 @@ fn segmented(directory: &Path, from: usize) -> Vec<LogPosition> {
     positions
 }
 
+fn completing(position: LogPosition) -> CheckpointBatch {
+    CheckpointBatch { meta: Some(meta(position)), ..Default::default() }
+}
+
 #[test]
 fn a_flipped_byte_in_a_sealed_segment_is_found_after_the_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,6 +161,56 @@ fn a_log_that_is_not_whole_stops_the_start() {
         let (file, _, reason) = corrupt(directory.path());
         assert_eq!(Path::new(&file), paths[named], "{name}: {reason}");
     }
+}
+
+#[test]
+fn a_sealed_segment_may_still_be_long_if_it_is_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    // The first segment was reserved when they were large; without `prepare` nothing is given
+    // back.
+    let large = DiskOptions { segment_bytes: 1 << 20, ..small() };
+    let mut opened = DataDir::open(directory.path(), &identity(), large).unwrap();
+    opened.writer.append(&numbered(0, 3000, LogPosition(0))).unwrap();
+    drop(opened);
+    let mut opened = open(directory.path()).unwrap();
+    for (number, padding) in [(1, 2000), (2, 5000), (3, 0)] {
+        opened.writer.append(&numbered(number, padding, LogPosition(0))).unwrap();
+    }
+    let end = opened.writer.end();
+    opened.syncer.sync().unwrap();
+    opened.checkpoint.write(completing(end)).unwrap();
+    drop(opened);
+    let paths = segments(directory.path());
+    assert_eq!(paths.len(), 4);
+    assert_eq!(fs::metadata(&paths[0]).unwrap().len(), 1 << 20, "still as it was reserved");
+
+    let without = tempfile::tempdir().unwrap();
+    copy(directory.path(), without.path());
+    fs::remove_file(&segments(without.path())[1]).unwrap();
+    let (file, _, _) = corrupt(without.path());
+    assert_eq!(Path::new(&file), segments(without.path())[0], "a gap is no spare room");
+
+    let opened = open(directory.path()).unwrap();
+    assert_eq!(numbers(&opened, LogPosition(0)), [0, 1, 2, 3]);
+    assert!(fs::metadata(&paths[0]).unwrap().len() < 4096, "given back");
+}
+
+#[test]
+fn a_spare_file_is_used_once_and_never_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let spare = directory.path().join("log/spare");
+    let mut opened = open(directory.path()).unwrap();
+    fill(&mut opened, 0..3, 1000);
+    assert_eq!(fs::metadata(&spare).unwrap().len(), 4096, "ready for the next segment");
+    opened.writer.append(&numbered(3, 1000, LogPosition(0))).unwrap();
+    assert!(!spare.exists() && opened.reader.segments() == 2, "it is the segment now");
+    opened.syncer.prepare().unwrap();
+    assert!(!spare.exists(), "not before the segment is half full");
+    drop(opened);
+    fs::write(&spare, numbered(99, 0, LogPosition(0))).unwrap();
+    let mut opened = open(directory.path()).unwrap();
+    fill(&mut opened, 4..9, 1000);
+    assert_eq!(numbers(&opened, LogPosition(0)), (0..9).collect::<Vec<_>>());
 }
 
 fn cut(path: &Path) {

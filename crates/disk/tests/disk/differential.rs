@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{copy_open, meta, storage};
 
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 12;
 const STEPS: usize = 150;
 
 #[test]

@@ -54,6 +54,7 @@ pub fn numbers(opened: &Opened, from: LogPosition) -> Vec<u64> {
 pub fn segments(directory: &Path) -> Vec<PathBuf> {
     let found = std::fs::read_dir(directory.join("log")).expect("the log's directory");
     let mut paths: Vec<_> = found.map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     paths.sort();
     paths
 }

@@ -27,6 +27,7 @@ fn readers_see_every_entry_once_and_only_whole_while_segments_turn() {
             loop {
                 let last_round = finished.load(Ordering::Acquire);
                 let durable = syncer.sync().unwrap();
+                syncer.prepare().unwrap();
                 assert!(durable <= reader.bounds().1);
                 syncer.release(LogPosition(slowest.load(Ordering::Acquire))).unwrap();
                 if last_round {
