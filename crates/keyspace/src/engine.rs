@@ -13,6 +13,7 @@ use meridian_store::LogPosition;
 
 use crate::{
     client::{Client, ClientId, Gate},
+    commands::AboutClients,
     dispatch::{Dispatcher, Environment},
     stage::{FrameError, Stage, StageConfig},
 };
@@ -128,6 +129,12 @@ impl Engine {
         &mut self.stage
     }
 
+    /// What commands see of the world outside, and what they count.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// What commands see of the world outside: INFO's sections, role, refusal to write.
     pub fn environment_mut(&mut self) -> &mut Environment {
         &mut self.environment
@@ -144,13 +151,16 @@ impl Engine {
         let since_ms = self.stage.clock().physical().as_ms();
         self.clients.insert(id, Client::new(id, address, authenticated, since_ms));
         self.environment.connections_received += 1;
+        self.environment.connected = self.clients.len() as u64;
     }
 
     /// A connection is gone.
     pub fn disconnect(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(&id) {
-            client.watched.clear();
-            self.forget_watches();
+            self.environment.connected = self.clients.len() as u64;
+            if !std::mem::take(&mut client.watched).is_empty() {
+                self.forget_watches();
+            }
         }
     }
 
@@ -163,7 +173,7 @@ impl Engine {
     /// Runs one command of a client. Its reply waits for the commit.
     #[inline]
     pub fn execute(&mut self, id: ClientId, args: &[&[u8]]) {
-        let Some(client) = self.clients.get_mut(&id) else {
+        let Some(client) = self.clients.get_mut(&id).filter(|c| !c.closing) else {
             return;
         };
         if !client.replied {
@@ -173,8 +183,8 @@ impl Engine {
         let outcome =
             self.dispatcher.run(&mut self.stage, &mut self.environment, client, args);
         self.stage.end_command();
-        if outcome.about_clients {
-            self.clients_command(id, args);
+        if !outcome.about_clients.is_empty() {
+            self.answer_about_clients(id, outcome.about_clients);
         }
         if outcome.watch_changed {
             self.forget_watches();
@@ -311,9 +321,25 @@ impl Engine {
         *self.stage.watched_mut() = all.collect();
     }
 
-    /// CLIENT LIST and CLIENT KILL look at more than the caller.
-    fn clients_command(&mut self, id: ClientId, args: &[&[u8]]) {
-        crate::commands::connection::about_clients(&mut self.clients, id, args);
+    /// CLIENT LIST and CLIENT KILL look at more than the caller. Clients that were killed show up
+    /// in [`Engine::take_ready`], closing.
+    fn answer_about_clients(&mut self, id: ClientId, questions: Vec<(usize, AboutClients)>) {
+        // From the last to the first: an answer moves what stands behind it.
+        for (at, question) in questions.into_iter().rev() {
+            let now = self.stage.now();
+            let (answer, killed) = question.answer(&self.clients, id, now);
+            for killed in killed {
+                let Some(client) = self.clients.get_mut(&killed) else { continue };
+                client.closing = true;
+                if !client.replied {
+                    client.replied = true;
+                    self.replied.push(killed);
+                }
+            }
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.out.splice(at..at, answer);
+            }
+        }
     }
 }
 

@@ -1,0 +1,58 @@
+//! Every limit of the running node, in one place.
+
+use std::time::Duration;
+
+/// Sockets that one look at the readiness returns at most.
+pub const EVENTS_PER_POLL: usize = 1024;
+
+/// Without anything to do the executor wakes this often, for what is due by time.
+pub const IDLE_WAKE: Duration = Duration::from_millis(50);
+
+/// Messages of other threads that are handled in one turn, so that clients are not kept waiting.
+pub const MESSAGES_PER_TURN: usize = 64;
+
+/// A commit that has grown to this is appended before more is executed, in bytes.
+pub const COMMIT_BYTES: usize = 8 << 20;
+
+/// What is read from a socket at a time, in bytes.
+pub const READ_BYTES: usize = 64 << 10;
+
+/// A client whose unsent replies exceed this is not read from until they have gone, in bytes.
+pub const BACKLOG_PAUSE_BYTES: usize = 1 << 20;
+
+/// A client whose unsent replies exceed this is disconnected, in bytes.
+pub const BACKLOG_CLOSE_BYTES: usize = 512 << 20;
+
+/// Messages of other threads that may wait for the executor.
+pub const INBOUND_MESSAGES: usize = 1024;
+
+/// Messages of the executor that may wait for the network.
+pub const OUTGOING_MESSAGES: usize = 4096;
+
+/// Events of the mesh that may wait.
+pub const MESH_EVENTS: usize = 256;
+
+/// While data is written, the log is synced this often at most unless clients wait for it.
+pub const SYNC_EVERY: Duration = Duration::from_millis(2);
+
+/// A batch that the executor does not take within this is dropped and asked for again, so that
+/// heartbeats are never kept waiting behind data.
+pub const INBOUND_PATIENCE: Duration = Duration::from_millis(50);
+
+/// The control plane's clock.
+pub const CONTROL_TICK: Duration = Duration::from_millis(10);
+
+/// The end-to-end check runs this often.
+pub const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// A check that takes longer has failed.
+pub const CHECK_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Looks at the log's length for a checkpoint this often.
+pub const CHECKPOINT_LOOK: Duration = Duration::from_millis(500);
+
+/// Batches of the tailer that may wait for the executor.
+pub const MIRROR_BATCHES: usize = 16;
+
+/// An answer of the executor to the admin port is given up after this.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);

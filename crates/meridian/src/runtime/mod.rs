@@ -1,0 +1,342 @@
+//! One region as a running process: the state machines of `meridian-node` on their threads.
+//!
+//! ```text
+//! executor thread   sockets, commands, merges, commits          (executor.rs, clients.rs)
+//! sync thread       makes the log durable                        (sync.rs)
+//! checkpoint thread writes what changed to RocksDB               (checkpointer.rs)
+//! tokio             mesh, shipper, control plane, DNS, Postgres, admin port
+//! ```
+//! Each of them ends the process when its storage fails: what has not left is recovered from
+//! disk, and nothing else may be trusted after a failed write.
+
+mod admin;
+mod capture;
+mod checkpointer;
+mod clients;
+mod control_log;
+mod executor;
+mod inbound;
+mod limits;
+mod network;
+mod plane;
+mod shared;
+mod snapshot;
+mod sync;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow};
+use meridian_clock::Origin;
+use meridian_disk::{DataDir, DiskStorage, Opened};
+use meridian_dns::DnsServer;
+use meridian_failover::{ControlState, DnsTable};
+use meridian_keyspace::{Ablations, Engine, EngineConfig, StageConfig};
+use meridian_mesh::Mesh;
+use meridian_node::{
+    Control, ControlConfig, DataConfig, DataNode, Recovered, Shipper, recover,
+};
+use mio::{Interest, Poll, Waker};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::NodeConfig;
+use executor::{Executor, LISTENER, Parts, WAKER, unix_us};
+use network::{Dispatcher, ExecutorHandle, ShipperTask};
+use shared::Shared;
+
+/// The control group's log within a region's data directory.
+const CONTROL_LOG: &str = "control.log";
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or when something that it cannot do without has failed.
+pub fn run(config: NodeConfig) -> Result<()> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("meridian-io")
+        .enable_all()
+        .build()
+        .context("starting the I/O threads")?;
+    let (parts, recovered) = open(&config)?;
+    tracing::info!(
+        region = config.region.name,
+        elements = recovered.elements,
+        log_entries = recovered.entries,
+        took = ?started.elapsed(),
+        "recovered"
+    );
+    let node = Node::build(&config, parts, recovered, &runtime, started)?;
+    node.run(&runtime)
+}
+
+/// Opens the directory and rebuilds the data.
+fn open(config: &NodeConfig) -> Result<(Opened, Recovered)> {
+    let directory = config.data_dir();
+    let identity = config.identity();
+    let opened = DataDir::open(&directory, &identity, config.disk_options())
+        .with_context(|| format!("opening {}", directory.display()))?;
+    let stage = StageConfig {
+        me: Origin(config.region.ordinal),
+        partitions: config.cluster.partitions,
+        seed: seed(),
+        ablations: Ablations::default(),
+    };
+    let storage = DiskStorage::from(opened);
+    let recovered = recover(&storage, stage, &identity)
+        .with_context(|| format!("recovering from {}", directory.display()))?;
+    Ok((storage.into_parts(), recovered))
+}
+
+/// Unpredictable, so that no client can choose keys that collide.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// A node that is ready to run.
+struct Node {
+    executor: Executor,
+    handle: ExecutorHandle,
+    tasks: Vec<(&'static str, Task)>,
+    threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)>,
+    _dns: DnsServer,
+}
+
+impl Node {
+    #[allow(clippy::too_many_lines, reason = "the one place where everything is put together")]
+    fn build(
+        config: &NodeConfig,
+        opened: Opened,
+        recovered: Recovered,
+        runtime: &tokio::runtime::Runtime,
+        started: Instant,
+    ) -> Result<Node> {
+        let _inside = runtime.enter();
+        let me = Origin(config.region.ordinal);
+        let peers: Vec<Origin> = config.peers.iter().map(|p| Origin(p.ordinal)).collect();
+        let shared = Arc::new(Shared::new(recovered.end, recovered.meta.position));
+        let partitions = config.cluster.partitions;
+        let topology = config.cluster.dns_topology()?;
+
+        let poll = Poll::new().context("creating a poll")?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("creating a waker")?);
+        let address = config.region.redis;
+        let mut listener = mio::net::TcpListener::bind(address)
+            .with_context(|| format!("listening for Redis clients on {address}"))?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)
+            .context("registering the listener")?;
+
+        let (to_executor, inbound) = mpsc::channel(limits::INBOUND_MESSAGES);
+        let (to_network, outgoing) = mpsc::channel(limits::OUTGOING_MESSAGES);
+        let (to_shipper, shipper_inbox) = mpsc::channel(limits::OUTGOING_MESSAGES);
+        let (to_control, control_inbox) = mpsc::channel(limits::OUTGOING_MESSAGES);
+        let (mirror_acks, mirror_durable) = watch::channel(0);
+        let (mesh_events, events) = mpsc::channel(limits::MESH_EVENTS);
+        let handle = ExecutorHandle::new(to_executor, Arc::clone(&waker));
+
+        let mut stage = recovered.stage;
+        stage.set_physical_us(unix_us());
+        let mut engine = Engine::new(engine_config(config), stage, recovered.end);
+        engine.environment_mut().started_ms = unix_us() / 1000;
+        let data = DataConfig {
+            cluster: config.cluster.cluster.clone(),
+            peers: peers.clone(),
+            ablations: Ablations::default(),
+        };
+        let max_clients = config.cluster.limits.max_clients as usize;
+        let syncer = Arc::new(opened.syncer);
+        let executor = Executor::new(Parts {
+            node: DataNode::new(engine, data),
+            log: opened.writer,
+            clients: clients::Clients::new(listener, max_clients),
+            poll,
+            inbound,
+            outgoing: to_network,
+            shared: Arc::clone(&shared),
+            mirror_acks,
+        });
+
+        let mesh = Mesh::start(config.mesh_config()?, mesh_events).context("starting the mesh")?;
+        let backlog = Arc::new(Mutex::new(BTreeMap::new()));
+        let shipper = ShipperTask {
+            shipper: Shipper::new(partitions, recovered.marks, &peers),
+            reader: opened.reader.clone(),
+            syncer: Arc::clone(&syncer),
+            mesh: mesh.clone(),
+            inbox: shipper_inbox,
+            outgoing,
+            shared: Arc::clone(&shared),
+            retention: config.cluster.storage.log_retention.bytes(),
+            waiting: BTreeMap::new(),
+            backlog: Arc::clone(&backlog),
+        };
+        let dispatcher = Dispatcher {
+            events,
+            executor: handle.clone(),
+            shipper: to_shipper,
+            control: to_control,
+            mesh: mesh.clone(),
+            partitions,
+            shared: Arc::clone(&shared),
+        };
+
+        let failover = config.failover_config();
+        let initial = ControlState::initial(&failover).context("failover configuration")?;
+        let table = DnsTable::compute(&initial, &topology, &Default::default());
+        let dns = runtime
+            .block_on(DnsServer::start(&config.dns_config(), table))
+            .context("starting DNS")?;
+        let (log, records) =
+            control_log::ControlLog::open(&config.data_dir().join(CONTROL_LOG))?;
+        let round_trip = config.cluster.largest_round_trip_ms();
+        let group =
+            meridian_consensus::GroupConfig::new(me.0, failover.voters.clone(), round_trip);
+        let control = Control::new(ControlConfig { failover, group }, records, 0, unix_us())
+            .map_err(|e| anyhow!(e))
+            .context("control group")?;
+        let view: plane::SharedView = Arc::default();
+        let plane = plane::Plane {
+            control,
+            log,
+            inbox: control_inbox,
+            mesh: mesh.clone(),
+            executor: handle.clone(),
+            shared: Arc::clone(&shared),
+            view: Arc::clone(&view),
+            dns: dns.handle().clone(),
+            topology,
+            peers: peers.iter().map(|p| p.0).collect(),
+            started: Instant::now(),
+        };
+
+        let tailer: capture::SharedStatus = Arc::default();
+        let admin = admin::Admin {
+            region: config.region.clone(),
+            cluster: config.cluster.clone(),
+            executor: handle.clone(),
+            shared: Arc::clone(&shared),
+            view,
+            tailer: Arc::clone(&tailer),
+            mesh,
+            dns: dns.handle().clone(),
+            backlog,
+            reader: opened.reader.clone(),
+            checkpoint: opened.checkpoint.clone(),
+            started,
+        };
+        let mut tasks: Vec<(&'static str, Task)> = vec![
+            ("network", Box::pin(dispatcher.run())),
+            ("shipper", Box::pin(shipper.run())),
+            ("control plane", Box::pin(plane.run())),
+            ("admin port", Box::pin(admin.run())),
+        ];
+        if let Some(tailer_config) = config.tailer_config() {
+            let capture = capture::Capture {
+                config: tailer_config,
+                executor: handle.clone(),
+                shared: Arc::clone(&shared),
+                durable: mirror_durable,
+                status: tailer,
+            };
+            tasks.push(("tailer", Box::pin(capture.run())));
+        }
+
+        let durability = config.durability();
+        let sync_shared = Arc::clone(&shared);
+        let checkpointer = checkpointer::Checkpointer {
+            checkpoint: opened.checkpoint,
+            reader: opened.reader,
+            executor: handle.clone(),
+            shared,
+            last: recovered.meta,
+            trigger: config.cluster.storage.checkpoint_trigger.bytes(),
+        };
+        let threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)> = vec![
+            ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
+            ("checkpoint", Box::new(move || checkpointer.run())),
+        ];
+        Ok(Node { executor, handle, tasks, threads, _dns: dns })
+    }
+
+    /// Runs everything until a signal comes or something fails.
+    fn run(self, runtime: &tokio::runtime::Runtime) -> Result<()> {
+        let (failed, mut failures) = mpsc::channel::<anyhow::Error>(16);
+        for (name, body) in self.threads {
+            let failed = failed.clone();
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || {
+                    if let Err(error) = body() {
+                        let _ = failed.blocking_send(error.context(format!("{name} thread")));
+                    }
+                })
+                .with_context(|| format!("starting the {name} thread"))?;
+        }
+        for (name, task) in self.tasks {
+            let failed = failed.clone();
+            runtime.spawn(async move {
+                let error = match task.await {
+                    Err(error) => error.context(name),
+                    Ok(()) => anyhow!("{name} has ended"),
+                };
+                let _ = failed.send(error).await;
+            });
+        }
+        let executor = self.executor;
+        let thread = std::thread::Builder::new()
+            .name("executor".into())
+            .spawn(move || {
+                let result = executor.run();
+                if let Err(error) = &result {
+                    let _ = failed.blocking_send(anyhow!("executor: {error:#}"));
+                }
+                result
+            })
+            .context("starting the executor thread")?;
+        let handle = self.handle;
+        runtime.block_on(async {
+            let mut terminate =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                    .context("listening for SIGTERM")?;
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = tokio::signal::ctrl_c() => tracing::info!("SIGINT: stopping"),
+                error = failures.recv() => {
+                    // What has not left is recovered from disk; nothing here can be trusted.
+                    return Err(error.unwrap_or_else(|| anyhow!("a part of the node has ended")));
+                }
+            }
+            handle.send(inbound::ToExecutor::Stop).await
+        })?;
+        thread.join().map_err(|_| anyhow!("the executor thread panicked"))?
+    }
+}
+
+fn engine_config(config: &NodeConfig) -> EngineConfig {
+    EngineConfig {
+        stage: StageConfig {
+            me: Origin(config.region.ordinal),
+            partitions: config.cluster.partitions,
+            seed: seed(),
+            ablations: Ablations::default(),
+        },
+        durability: config.durability(),
+        password: config.password.as_ref().map(|p| p.reveal().to_owned()),
+        cluster: config.cluster.cluster.clone(),
+        region: config.region.name.clone(),
+        regions: config
+            .cluster
+            .names_by_ordinal()
+            .into_iter()
+            .map(|(ordinal, name)| (Origin(ordinal), name))
+            .collect(),
+    }
+}

@@ -1,0 +1,350 @@
+//! Between the mesh and the rest: what arrives is sorted, what leaves is fed from the log.
+//!
+//! Two tasks. The dispatcher takes the mesh's events and never waits for long, since heartbeats
+//! come behind data; a batch that the executor does not take in time is dropped and will be asked
+//! for again. The shipper sends: control messages of the executor, and frames from the log as far
+//! as it is durable and the peer's window is open.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use meridian_clock::{Origin, VersionVector};
+use meridian_disk::{LogReader, LogSyncer};
+use meridian_mesh::{Lane, MeshEvent, MeshHandle, SendError, SessionId};
+use meridian_node::{
+    DataEffect, Shipper,
+    wire::{Assembler, PeerMessage, pieces},
+};
+use meridian_replication::Subscribe;
+use meridian_store::LogPosition;
+use mio::Waker;
+use tokio::sync::mpsc;
+
+use super::{
+    inbound::ToExecutor,
+    limits::INBOUND_PATIENCE,
+    shared::{Outgoing, Shared},
+};
+
+/// What the dispatcher tells the shipper.
+pub enum ToShipper {
+    /// A peer asks for frames.
+    Subscribe(Origin, u64, Subscribe),
+    /// A peer's lane has room again.
+    Writable(Origin),
+    /// A session is over.
+    PeerDown(Origin, u64),
+    /// A peer has durably applied this.
+    Acknowledged(Origin, Vec<VersionVector>),
+}
+
+/// What the dispatcher tells the control plane.
+pub enum ToControl {
+    /// A heartbeat.
+    Heartbeat(u16, Bytes),
+    /// A Raft message.
+    Raft(u16, Vec<u8>),
+}
+
+/// The executor's channel and what wakes it.
+#[derive(Clone)]
+pub struct ExecutorHandle {
+    sender: mpsc::Sender<ToExecutor>,
+    waker: Arc<Waker>,
+}
+
+impl ExecutorHandle {
+    /// A handle.
+    #[must_use]
+    pub fn new(sender: mpsc::Sender<ToExecutor>, waker: Arc<Waker>) -> ExecutorHandle {
+        ExecutorHandle { sender, waker }
+    }
+
+    /// Waits for room.
+    ///
+    /// # Errors
+    /// When the executor has ended.
+    pub async fn send(&self, message: ToExecutor) -> Result<()> {
+        self.sender.send(message).await.ok().context("the executor has ended")?;
+        self.waker.wake().context("waking the executor")
+    }
+
+    /// The same from a thread outside of the runtime.
+    ///
+    /// # Errors
+    /// When the executor has ended.
+    pub fn send_blocking(&self, message: ToExecutor) -> Result<()> {
+        self.sender.blocking_send(message).ok().context("the executor has ended")?;
+        self.waker.wake().context("waking the executor")
+    }
+
+    /// Waits a little for room; false if there was none.
+    async fn offer(&self, message: ToExecutor) -> bool {
+        let sent = match self.sender.try_send(message) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                self.sender.send_timeout(message, INBOUND_PATIENCE).await.is_ok()
+            }
+        };
+        sent && self.waker.wake().is_ok()
+    }
+}
+
+/// Sorts what arrives.
+pub struct Dispatcher {
+    /// Of the mesh.
+    pub events: mpsc::Receiver<MeshEvent>,
+    /// Data goes here.
+    pub executor: ExecutorHandle,
+    /// Subscriptions and windows go here.
+    pub shipper: mpsc::Sender<ToShipper>,
+    /// Heartbeats and Raft go here.
+    pub control: mpsc::Sender<ToControl>,
+    /// To end sessions of peers that break the rules.
+    pub mesh: MeshHandle,
+    /// Number of partitions.
+    pub partitions: u16,
+    /// Counters.
+    pub shared: Arc<Shared>,
+}
+
+impl Dispatcher {
+    /// Runs until the mesh ends.
+    ///
+    /// # Errors
+    /// When another part of the node has ended.
+    pub async fn run(mut self) -> Result<()> {
+        let mut assembler = Assembler::default();
+        while let Some(event) = self.events.recv().await {
+            match event {
+                MeshEvent::PeerUp { peer, session } => {
+                    tracing::info!(peer, "peer connected");
+                    self.executor.send(ToExecutor::PeerUp(Origin(peer), session.0)).await?;
+                }
+                MeshEvent::PeerDown { peer, session, reason } => {
+                    tracing::info!(peer, %reason, "peer disconnected");
+                    let origin = Origin(peer);
+                    assembler.forget(origin);
+                    self.executor.send(ToExecutor::PeerDown(origin, session.0)).await?;
+                    self.tell_shipper(ToShipper::PeerDown(origin, session.0)).await?;
+                }
+                MeshEvent::Message { peer, session, lane, bytes } => {
+                    let taken = match lane {
+                        Lane::Control => self.control_message(peer, session, &bytes).await,
+                        Lane::Live | Lane::Bulk => {
+                            self.piece(&mut assembler, peer, session, &bytes).await
+                        }
+                    };
+                    if let Err(error) = taken {
+                        tracing::warn!(peer, error = %format!("{error:#}"), "peer broke the rules");
+                        self.mesh.disconnect(peer, session);
+                    }
+                }
+                MeshEvent::Datagram { peer, bytes } => {
+                    // A lost heartbeat is no harm; a late one would be.
+                    let _ = self.control.try_send(ToControl::Heartbeat(peer, bytes));
+                }
+                MeshEvent::Writable { peer, .. } => {
+                    self.tell_shipper(ToShipper::Writable(Origin(peer))).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_shipper(&self, message: ToShipper) -> Result<()> {
+        self.shipper.send(message).await.ok().context("the shipper has ended")
+    }
+
+    async fn control_message(&self, peer: u16, session: SessionId, bytes: &[u8]) -> Result<()> {
+        let origin = Origin(peer);
+        match PeerMessage::decode(bytes)? {
+            PeerMessage::Raft(message) => {
+                // Raft repeats what is lost.
+                let _ = self.control.try_send(ToControl::Raft(peer, message));
+                Ok(())
+            }
+            PeerMessage::Subscribe(request) => {
+                self.tell_shipper(ToShipper::Subscribe(origin, session.0, request)).await
+            }
+            message => {
+                if let PeerMessage::Watermark(watermark) = &message {
+                    let vectors = watermark.vectors.unpack(self.partitions)?;
+                    self.tell_shipper(ToShipper::Acknowledged(origin, vectors)).await?;
+                }
+                self.executor.send(ToExecutor::Message(origin, session.0, message)).await
+            }
+        }
+    }
+
+    async fn piece(
+        &self,
+        assembler: &mut Assembler,
+        peer: u16,
+        session: SessionId,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let origin = Origin(peer);
+        if let Some(batch) = assembler.push(origin, bytes)? {
+            let message = ToExecutor::Batch(origin, session.0, batch);
+            if !self.executor.offer(message).await {
+                self.shared.inbound_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends what leaves.
+pub struct ShipperTask {
+    /// The senders.
+    pub shipper: Shipper,
+    /// The log.
+    pub reader: LogReader,
+    /// To let go of what nobody needs.
+    pub syncer: Arc<LogSyncer>,
+    /// The peers.
+    pub mesh: MeshHandle,
+    /// Of the dispatcher.
+    pub inbox: mpsc::Receiver<ToShipper>,
+    /// Of the executor.
+    pub outgoing: mpsc::Receiver<Outgoing>,
+    /// Positions.
+    pub shared: Arc<Shared>,
+    /// How much log is kept although nobody needs it, in bytes.
+    pub retention: u64,
+    /// Read from the log and cut into pieces, but not sent: at most one read for each peer.
+    pub waiting: BTreeMap<Origin, VecDeque<Bytes>>,
+    /// Backlog by peer, for metrics.
+    pub backlog: Arc<std::sync::Mutex<BTreeMap<u16, u64>>>,
+}
+
+/// The log's needless part is looked for this often.
+const RELEASE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl ShipperTask {
+    /// Runs until the node ends.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn run(mut self) -> Result<()> {
+        let mut release = tokio::time::interval(RELEASE_EVERY);
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    None => return Ok(()),
+                    Some(message) => self.take(message),
+                },
+                outgoing = self.outgoing.recv() => match outgoing {
+                    None => return Ok(()),
+                    Some(Outgoing::Mark(position, vectors)) => {
+                        self.shipper.mark(position, vectors);
+                    }
+                    Some(Outgoing::Effect(effect)) => self.effect(effect),
+                },
+                () = shared.more_durable.notified() => {}
+                _ = release.tick() => self.release()?,
+            }
+            self.ship()?;
+        }
+    }
+
+    fn take(&mut self, message: ToShipper) {
+        match message {
+            ToShipper::Subscribe(peer, session, request) => {
+                self.waiting.remove(&peer);
+                if let Err(error) = self.shipper.subscribe(peer, session, &request) {
+                    tracing::warn!(%peer, %error, "subscription refused");
+                    self.mesh.disconnect(peer.0, SessionId(session));
+                }
+            }
+            ToShipper::Writable(_) => {}
+            ToShipper::PeerDown(peer, session) => {
+                self.waiting.remove(&peer);
+                self.shipper.peer_down(peer, session);
+            }
+            ToShipper::Acknowledged(peer, vectors) => self.shipper.acknowledge(peer, vectors),
+        }
+    }
+
+    fn effect(&mut self, effect: DataEffect) {
+        match effect {
+            DataEffect::Send { peer, session, message } => {
+                let bytes = Bytes::from(message.encode());
+                let sent = self.mesh.try_send(peer.0, SessionId(session), Lane::Control, bytes);
+                if let Err(error) = sent {
+                    tracing::debug!(%peer, ?error, "control message not sent");
+                }
+            }
+            DataEffect::Disconnect { peer, session, reason } => {
+                tracing::warn!(%peer, reason, "peer broke the rules");
+                self.mesh.disconnect(peer.0, SessionId(session));
+            }
+            DataEffect::Fork { .. } => {}
+        }
+    }
+
+    /// Sends all that may be sent now.
+    fn ship(&mut self) -> Result<()> {
+        let durable = self.reader.durable();
+        let sessions: Vec<_> = self.shipper.sessions(durable).collect();
+        let mut backlog = BTreeMap::new();
+        for (peer, session, _) in sessions {
+            while self.send_waiting(peer, session) {
+                let reader = &self.reader;
+                let batches = self
+                    .shipper
+                    .next(peer, durable, |from, max| reader.read_durable(from, max))
+                    .context("reading the log for a peer")?;
+                let more = self.shipper.sessions(durable).any(|(p, _, work)| p == peer && work);
+                let queue = self.waiting.entry(peer).or_default();
+                queue.extend(batches.iter().flat_map(|b| pieces(b)).map(Bytes::from));
+                if queue.is_empty() && !more {
+                    break;
+                }
+            }
+            backlog.insert(peer.0, self.shipper.backlog(peer, self.reader.bounds().1));
+        }
+        *self.backlog.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = backlog;
+        Ok(())
+    }
+
+    /// Sends what was read before; true when nothing of it is left.
+    fn send_waiting(&mut self, peer: Origin, session: u64) -> bool {
+        let Some(queue) = self.waiting.get_mut(&peer) else {
+            return true;
+        };
+        while let Some(piece) = queue.front() {
+            match self.mesh.try_send(peer.0, SessionId(session), Lane::Live, piece.clone()) {
+                Ok(()) => {
+                    queue.pop_front();
+                }
+                Err(SendError::Full) => return false,
+                Err(error) => {
+                    // The session is over; its end is on the way here.
+                    tracing::debug!(%peer, ?error, "frames not sent");
+                    queue.clear();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn release(&mut self) -> Result<()> {
+        let checkpoint = LogPosition(self.shared.checkpoint.load(Ordering::Acquire));
+        let (start, end) = self.reader.bounds();
+        let keep_from = LogPosition(end.0.saturating_sub(self.retention));
+        if keep_from <= start {
+            return Ok(());
+        }
+        let needless = self.shipper.release(checkpoint.min(keep_from));
+        self.syncer.release(needless).context("removing old log segments")
+    }
+}

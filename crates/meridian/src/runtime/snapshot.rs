@@ -1,0 +1,114 @@
+//! How things are, as the executor tells the admin port.
+
+use std::collections::BTreeMap;
+
+use meridian_clock::Origin;
+use meridian_keyspace::SLOTS;
+use meridian_node::{DataNode, PeerLag};
+use meridian_store::LogPosition;
+
+use super::clients::Clients;
+
+/// Numbers of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Keys that show something.
+    pub keys: u64,
+    /// Connected clients.
+    pub clients: u64,
+    /// Clients refused because there were too many.
+    pub clients_refused: u64,
+    /// Connections accepted since the start.
+    pub connections: u64,
+    /// Commands run since the start.
+    pub commands: u64,
+    /// Calls by command.
+    pub calls: BTreeMap<&'static str, u64>,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Bytes from and to clients.
+    pub bytes_read: u64,
+    /// See `bytes_read`.
+    pub bytes_written: u64,
+    /// Operations applied, local and remote.
+    pub operations: u64,
+    /// Frames of other regions that were applied.
+    pub frames_applied: u64,
+    /// Frames that were here already.
+    pub frames_duplicate: u64,
+    /// Frames that had to be asked for again.
+    pub frames_missed: u64,
+    /// Frames from too far in the future.
+    pub frames_from_the_future: u64,
+    /// Bytes of frames that wait for what they depend on.
+    pub held_bytes: u64,
+    /// Origins whose history forked.
+    pub quarantined: Vec<u16>,
+    /// Keys that hold a conflict.
+    pub conflicts: u64,
+    /// Empty counter rows that wait for their origin.
+    pub residue: u64,
+    /// Lag by peer.
+    pub lags: BTreeMap<u16, PeerLag>,
+    /// Whom this region asks for whose frames.
+    pub upstreams: BTreeMap<u16, Vec<u16>>,
+    /// This region has what its peers had.
+    pub caught_up: bool,
+    /// A digest of the vectors: equal where the same operations are applied.
+    pub vectors_digest: u64,
+    /// Where the log ends.
+    pub log_end: LogPosition,
+}
+
+impl Snapshot {
+    /// Takes one.
+    #[must_use]
+    pub fn take(node: &DataNode, clients: &Clients, log_end: LogPosition) -> Snapshot {
+        let engine = node.engine();
+        let stage = engine.stage();
+        let env = engine.environment();
+        let partitions = 0..stage.partitions();
+        let ordinals = |set: &std::collections::BTreeSet<Origin>| set.iter().map(|o| o.0).collect();
+        Snapshot {
+            keys: (0..SLOTS).map(|slot| stage.table(slot).live() as u64).sum(),
+            clients: clients.len() as u64,
+            clients_refused: clients.refused,
+            connections: env.connections_received,
+            commands: env.commands_processed,
+            calls: env.calls.clone(),
+            hits: env.hits,
+            misses: env.misses,
+            bytes_read: clients.bytes_read,
+            bytes_written: clients.bytes_written,
+            operations: stage.ops_applied(),
+            frames_applied: node.frames_applied,
+            frames_duplicate: node.inbox().duplicates,
+            frames_missed: node.inbox().gaps,
+            frames_from_the_future: node.frames_from_the_future,
+            held_bytes: node.inbox().held_bytes() as u64,
+            quarantined: ordinals(node.inbox().quarantined()),
+            conflicts: stage.conflict_keys().count() as u64,
+            residue: partitions.map(|p| stage.partition(p).residue() as u64).sum(),
+            lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
+            upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
+            caught_up: node.is_caught_up(),
+            vectors_digest: vectors_digest(&stage.vectors()),
+            log_end,
+        }
+    }
+}
+
+fn vectors_digest(vectors: &[meridian_clock::VersionVector]) -> u64 {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |word: u64| digest = (digest ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    for (number, vector) in vectors.iter().enumerate() {
+        for (origin, time) in vector.iter() {
+            mix(number as u64);
+            mix(u64::from(origin.0));
+            mix(time.0);
+        }
+    }
+    digest
+}
