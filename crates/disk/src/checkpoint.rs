@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use meridian_store::{CheckpointBatch, StoreError};
+use meridian_store::{CheckpointBatch, StoreError, Visit};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, FlushOptions,
     ReadOptions, WriteBatch, WriteOptions, properties,
@@ -105,10 +105,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What reading failed with, or what `visit` returned.
-    pub fn elements(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub fn elements(&self, visit: Visit<'_>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(SCAN_READAHEAD_BYTES);
         options.fill_cache(false);
@@ -129,11 +126,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What reading failed with, or what `visit` returned.
-    pub fn for_key(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub fn for_key(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(after_prefix(prefix)?);
         let mut iterator = self.inner.db.raw_iterator_cf_opt(self.family(ELEMENTS), options);
@@ -193,10 +186,7 @@ impl Checkpoint {
     }
 }
 
-fn walk(
-    mut iterator: DBRawIterator<'_>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+fn walk(mut iterator: DBRawIterator<'_>, visit: Visit<'_>) -> Result<(), StoreError> {
     while let Some((key, value)) = iterator.item() {
         visit(key, value)?;
         iterator.next();

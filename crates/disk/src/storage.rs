@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meridian_store::{CheckpointBatch, Identity, LogPosition, Storage, StoreError};
+use meridian_store::{CheckpointBatch, Identity, LogPosition, Storage, StoreError, Visit};
 
 use crate::directory::{DataDir, Opened};
 use crate::options::DiskOptions;
@@ -76,10 +76,7 @@ impl Storage for DiskStorage {
         self.parts.checkpoint.meta()
     }
 
-    fn elements(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn elements(&self, visit: Visit<'_>) -> Result<(), StoreError> {
         self.parts.checkpoint.elements(visit)
     }
 }

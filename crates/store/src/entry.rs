@@ -169,7 +169,8 @@ fn check_entry(bytes: &[u8]) -> Result<usize, Malformed> {
     if bytes.len() < ENTRY_HEADER_BYTES {
         return Err(Malformed("log ends inside an entry's header"));
     }
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     if word(0) != MAGIC {
         return Err(Malformed("no log entry begins here"));
     }

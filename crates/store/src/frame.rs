@@ -101,8 +101,13 @@ mod tests {
         let mut seen = VersionVector::new();
         seen.set(Origin(0), Time(77));
         seen.set(Origin(2), Time(u64::MAX));
-        let header =
-            FrameHeader { partition: 15, origin: Origin(1), previous: Time(5), last: Time(9), seen };
+        let header = FrameHeader {
+            partition: 15,
+            origin: Origin(1),
+            previous: Time(5),
+            last: Time(9),
+            seen,
+        };
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
         bytes.extend_from_slice(b"ops");

@@ -22,4 +22,4 @@ pub use frame::{Frame, FrameHeader, MAX_FRAME_BYTES};
 pub use layout::{element_key, key_prefix, partition_of_key, split_element_key};
 pub use memory::{CrashModel, MemoryStorage};
 pub use meta::{Identity, Meta};
-pub use port::{CheckpointBatch, LogPosition, Storage, StoreError};
+pub use port::{CheckpointBatch, LogPosition, Storage, StoreError, Visit};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    CheckpointBatch, LogPosition, Storage, StoreError,
+    CheckpointBatch, LogPosition, Storage, StoreError, Visit,
     entry::{Entries, ScanEnd, scan_entries},
 };
 
@@ -160,10 +160,7 @@ impl Storage for MemoryStorage {
         Ok(self.seen.meta.clone())
     }
 
-    fn elements(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn elements(&self, visit: Visit<'_>) -> Result<(), StoreError> {
         self.seen.elements.iter().try_for_each(|(key, value)| visit(key, value))
     }
 }

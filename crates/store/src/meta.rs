@@ -117,8 +117,11 @@ mod tests {
             origin: Origin(1),
             partitions: 2,
         };
-        let meta =
-            Meta { identity, position: LogPosition(7), vectors: vec![vector, VersionVector::new()] };
+        let meta = Meta {
+            identity,
+            position: LogPosition(7),
+            vectors: vec![vector, VersionVector::new()],
+        };
         let mut bytes = meta.encode();
         assert_eq!(Meta::decode(&bytes), Ok(meta));
         bytes[3] ^= 1;

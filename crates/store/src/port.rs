@@ -56,6 +56,9 @@ pub struct CheckpointBatch {
     pub meta: Option<Vec<u8>>,
 }
 
+/// Is shown elements of the checkpoint, key and value; may end the walk with an error.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+
 /// One directory's log and checkpoint.
 pub trait Storage {
     /// Appends one entry (see [`crate::encode_entry`]) and returns the log's new end. It
@@ -102,8 +105,5 @@ pub trait Storage {
     ///
     /// # Errors
     /// What reading failed with, or what `visit` returned.
-    fn elements(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn elements(&self, visit: Visit<'_>) -> Result<(), StoreError>;
 }

@@ -1,5 +1,6 @@
 //! The storage on a real file system, with real processes that are killed. One binary, since each
 //! links RocksDB.
+#![allow(clippy::unwrap_used)]
 
 mod checkpoint;
 mod conformance;
