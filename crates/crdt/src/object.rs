@@ -46,7 +46,7 @@ pub type Visible = Option<Kind>;
 pub struct Effect {
     /// Empty counter rows of other origins stand in the object.
     pub residue: bool,
-    /// An element holds more than one region's value.
+    /// An element holds more than one region's value, or the key more than one type.
     pub conflict: bool,
 }
 
@@ -111,7 +111,7 @@ impl Elements {
 
     /// The elements that a reader sees when everything up to `dead_until` is dead.
     pub fn visible(&self, dead_until: Time) -> impl Iterator<Item = (&[u8], &Cell)> {
-        self.iter().filter(move |(_, cell)| is_visible(cell, dead_until))
+        self.iter().filter(move |(_, cell)| cell.is_visible(dead_until))
     }
 
     /// How many elements a reader sees.
@@ -123,14 +123,14 @@ impl Elements {
     fn change(&mut self, name: &[u8], change: impl FnOnce(&mut Cell)) {
         let (before, after, empty) = match self.cells.get_mut(name) {
             Some(cell) => {
-                let before = is_visible(cell, Time::ZERO);
+                let before = cell.is_visible(Time::ZERO);
                 change(cell);
-                (before, is_visible(cell, Time::ZERO), cell.is_empty())
+                (before, cell.is_visible(Time::ZERO), cell.is_empty())
             }
             None => {
                 let mut cell = Cell::default();
                 change(&mut cell);
-                let (after, empty) = (is_visible(&cell, Time::ZERO), cell.is_empty());
+                let (after, empty) = (cell.is_visible(Time::ZERO), cell.is_empty());
                 if !empty {
                     self.cells.insert(name.into(), cell);
                     self.live += usize::from(after);
@@ -148,16 +148,11 @@ impl Elements {
         let mut live = 0;
         self.cells.retain(|name, cell| {
             change(name, cell);
-            live += usize::from(is_visible(cell, Time::ZERO));
+            live += usize::from(cell.is_visible(Time::ZERO));
             !cell.is_empty()
         });
         self.live = live;
     }
-}
-
-/// Whether a reader sees the cell when everything up to `dead_until` is dead.
-fn is_visible(cell: &Cell, dead_until: Time) -> bool {
-    cell.winner().is_some_and(|r| r.dot.time > dead_until) || cell.has_live_rows(dead_until)
 }
 
 impl Object {
@@ -249,7 +244,7 @@ impl Object {
     #[must_use]
     #[inline]
     pub fn visible(&self, now: Time) -> Visible {
-        if is_visible(&self.string, self.string_dead_until(now)) {
+        if self.string.is_visible(self.string_dead_until(now)) {
             return Some(Kind::String);
         }
         let rest = self.rest.as_ref()?;
@@ -322,7 +317,7 @@ impl Object {
             }
             return;
         }
-        self.each(|element, cell| add(element, cell));
+        self.each(add);
     }
 
     /// Visits every cell that holds something.
@@ -409,21 +404,36 @@ impl Object {
         self.deadlines().iter().map(|(_, at)| *at).max()
     }
 
+    /// Whether more than one type is written under the key, as concurrent writes may leave it.
+    #[must_use]
+    pub fn has_mixed_types(&self) -> bool {
+        let Some(rest) = &self.rest else { return false };
+        let string = self.string.is_visible(Time::ZERO);
+        usize::from(string) + usize::from(rest.hash.live > 0) + usize::from(rest.set.live > 0) > 1
+    }
+
+    /// Whether the element holds more than one region's value. Members have no value: two regions
+    /// that add the same one agree.
+    #[must_use]
+    pub fn is_conflict(element: Element<'_>, cell: &Cell) -> bool {
+        cell.in_conflict() && !matches!(element, Element::Member(_))
+    }
+
     fn effect(&self, action: &Action<'_>, me: Origin) -> Effect {
-        let mut effect = Effect::default();
-        let mut look = |cell: &Cell| {
+        let mut effect = Effect { residue: false, conflict: self.has_mixed_types() };
+        let mut look = |element: Element<'_>, cell: &Cell| {
             effect.residue |= cell.has_residue(me);
-            effect.conflict |= cell.in_conflict();
+            effect.conflict |= Object::is_conflict(element, cell);
         };
         match action {
             Action::Assign { element, .. }
             | Action::Remove { element }
             | Action::Incr { element, .. } => {
                 if let Some(cell) = self.cell(*element) {
-                    look(cell);
+                    look(*element, cell);
                 }
             }
-            Action::Clear => self.each(|_, cell| look(cell)),
+            Action::Clear => self.each(look),
             Action::Expire { .. } => {}
         }
         effect
@@ -451,6 +461,13 @@ pub(crate) fn cell_value(cell: &Cell, dead_until: Time) -> Option<Cow<'_, [u8]>>
 }
 
 impl Cell {
+    /// Whether a reader sees the cell when everything up to `dead_until` is dead.
+    #[must_use]
+    #[inline]
+    pub fn is_visible(&self, dead_until: Time) -> bool {
+        self.winner().is_some_and(|r| r.dot.time > dead_until) || self.has_live_rows(dead_until)
+    }
+
     /// What a reader sees when everything up to `dead_until` is dead; see the module.
     #[must_use]
     pub fn value(&self, dead_until: Time) -> Option<Cow<'_, [u8]>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meridian_clock::Time;
 use meridian_resp::Protocol;
 use meridian_store::LogPosition;
 
@@ -27,6 +28,8 @@ pub struct Client {
     pub since_ms: u64,
     /// The name of its last command.
     pub last_command: &'static str,
+    /// When its last command began, in hybrid time.
+    pub active: Time,
     /// The connection is to be closed once its replies are out.
     pub closing: bool,
     /// Commands queued since MULTI, if one is open.
@@ -79,6 +82,7 @@ impl Client {
             authenticated,
             since_ms,
             last_command: "NULL",
+            active: Time::ZERO,
             closing: false,
             transaction: None,
             watched: BTreeMap::new(),

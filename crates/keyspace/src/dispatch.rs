@@ -9,9 +9,15 @@ use meridian_resp::Writer;
 
 use crate::{
     client::{Client, Transaction},
-    commands,
+    commands::{
+        self, AboutClients,
+        spec::{QUOTED_BYTES, Spec},
+    },
     engine::{Durability, EngineConfig},
-    limits::{MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS},
+    limits::{
+        COMMAND_SLACK_BYTES, MAX_ARGUMENT_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS,
+        MAX_VALUE_BYTES,
+    },
     mirror::{MIRROR_PREFIX, RESERVED_PREFIX, mirror_table},
     stage::Stage,
 };
@@ -49,8 +55,10 @@ pub struct Environment {
     pub started_ms: u64,
     /// Randomness for SPOP, SRANDMEMBER and RANDOMKEY; seeded from outside.
     pub random: Random,
-    /// Calls by command.
-    pub calls: BTreeMap<&'static str, u64>,
+    /// Connections that are open.
+    pub connected: u64,
+    /// Calls by command, in the order of the command table.
+    calls: Vec<u64>,
 }
 
 impl Environment {
@@ -73,8 +81,22 @@ impl Environment {
             misses: 0,
             started_ms: 0,
             random: Random(config.stage.seed | 1),
-            calls: BTreeMap::new(),
+            connected: 0,
+            calls: vec![0; commands::all().count()],
         }
+    }
+
+    /// The commands that were called since the start, and how often.
+    pub fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let calls = commands::all().zip(&self.calls).map(|(spec, calls)| (spec.name, *calls));
+        calls.filter(|(_, calls)| *calls > 0)
+    }
+
+    /// CONFIG RESETSTAT.
+    pub(crate) fn reset_statistics(&mut self) {
+        self.calls.fill(0);
+        (self.commands_processed, self.connections_received) = (0, 0);
+        (self.hits, self.misses) = (0, 0);
     }
 
     /// A region's name, or its ordinal if it is not known.
@@ -114,67 +136,33 @@ pub struct Call<'a> {
     pub now: Time,
     /// What the engine must do afterwards.
     pub outcome: &'a mut Outcome,
+    /// The command is one of a transaction's.
+    pub in_transaction: bool,
 }
 
 /// What the engine must do after a command.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// The set of watched keys has changed.
     pub watch_changed: bool,
-    /// The command concerns other clients (CLIENT LIST, CLIENT KILL).
-    pub about_clients: bool,
+    /// Questions about other clients (CLIENT LIST, CLIENT KILL), and where in the caller's
+    /// output each answer belongs.
+    pub about_clients: Vec<(usize, AboutClients)>,
 }
 
-/// What a command does to data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reads keys.
-    Read,
-    /// Writes keys.
-    Write,
-    /// Touches no keys.
-    None,
-}
-
-/// Which arguments are keys: first, last (negative: from the end) and step, as COMMAND shows.
-pub type KeySpec = (i32, i32, i32);
-
-/// One row of the command table.
-pub struct Spec {
-    /// Lower case.
-    pub name: &'static str,
-    /// Redis's arity: with the name; negative means "at least".
-    pub arity: i32,
-    /// What it does.
-    pub access: Access,
-    /// Where its keys are.
-    pub keys: KeySpec,
-    /// Runs it.
-    pub run: fn(&mut Call<'_>),
-}
-
-impl Spec {
-    fn accepts(&self, count: usize) -> bool {
-        let wanted = self.arity.unsigned_abs() as usize;
-        if self.arity >= 0 { count == wanted } else { count >= wanted }
-    }
-
-    /// The keys among the arguments.
-    pub fn keys_of<'a>(&self, args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let (first, last, step) = self.keys;
-        let end = if last < 0 { args.len() as i32 + last } else { last };
-        let range = if first == 0 { 1..=0 } else { first..=end.min(args.len() as i32 - 1) };
-        range.step_by(step.max(1) as usize).map(|at| args[at as usize])
-    }
-}
+/// The error for what would not fit one frame.
+pub(crate) const TOO_MUCH: &str = "ERR the command writes more than one replicated record may hold";
 
 /// The longest command name; longer ones are unknown without a look.
 const MAX_NAME_BYTES: usize = 32;
 
 /// Finds and runs commands.
 pub struct Dispatcher {
-    table: HashMap<&'static [u8], &'static Spec, FixedState>,
+    table: HashMap<&'static [u8], Row, FixedState>,
 }
+
+/// A command and its place in the table.
+type Row = (usize, &'static Spec);
 
 impl std::fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -193,16 +181,15 @@ impl Dispatcher {
     #[must_use]
     pub fn new() -> Dispatcher {
         let mut table = HashMap::with_hasher(FixedState::with_seed(0));
-        for spec in commands::all() {
-            table.insert(spec.name.as_bytes(), spec);
+        for row in commands::all().enumerate() {
+            table.insert(row.1.name.as_bytes(), row);
         }
         Dispatcher { table }
     }
 
     /// The row of a command, whatever the case of its name.
-    #[must_use]
     #[inline]
-    pub fn find(&self, name: &[u8]) -> Option<&'static Spec> {
+    fn find(&self, name: &[u8]) -> Option<Row> {
         let mut lower = [0u8; MAX_NAME_BYTES];
         let lower = lower.get_mut(..name.len())?;
         lower.copy_from_slice(name);
@@ -228,64 +215,41 @@ impl Dispatcher {
                 }
                 Writer::new(&mut out, client.protocol).error_bytes(&error);
             }
-            Ok(spec) if client.transaction.is_some() && !is_immediate(spec.name) => {
+            Ok((_, spec)) if client.transaction.is_some() && !is_immediate(spec.name) => {
                 queue(client, args, &mut out);
             }
-            Ok(spec) if spec.name == "exec" => {
+            Ok((at, spec)) if spec.name == "exec" => {
+                env.calls[at] += 1;
                 self.exec(stage, env, client, &mut out, &mut outcome);
             }
-            Ok(spec) => self.call(spec, stage, env, client, args, &mut out, &mut outcome),
+            Ok(row) => call(row, stage, env, client, args, &mut out, &mut outcome, false),
         }
         client.out = out;
         outcome
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one call, borrowed apart")]
-    #[inline]
-    fn call(
-        &self,
-        spec: &'static Spec,
-        stage: &mut Stage,
-        env: &mut Environment,
-        client: &mut Client,
-        args: &[&[u8]],
-        out: &mut Vec<u8>,
-        outcome: &mut Outcome,
-    ) {
-        env.commands_processed += 1;
-        client.last_command = spec.name;
-        let reply = Writer::new(out, client.protocol);
-        let now = stage.now();
-        (spec.run)(&mut Call { stage, env, client, args, reply, now, outcome });
-    }
-
     /// Finds the command and checks all that can be checked before it runs.
-    fn admit(
-        &self,
-        env: &Environment,
-        client: &Client,
-        args: &[&[u8]],
-    ) -> Result<&'static Spec, Vec<u8>> {
+    #[inline]
+    fn admit(&self, env: &Environment, client: &Client, args: &[&[u8]]) -> Result<Row, Vec<u8>> {
         let name = args.first().copied().unwrap_or_default();
-        let Some(spec) = self.find(name) else {
+        let Some(row) = self.find(name) else {
             return Err(unknown_command(name, &args[1.min(args.len())..]));
         };
-        if !client.authenticated && !matches!(spec.name, "auth" | "hello" | "quit" | "reset") {
-            return Err(b"NOAUTH Authentication required.".to_vec());
-        }
+        let spec = row.1;
         if !spec.accepts(args.len()) {
             let text = format!("ERR wrong number of arguments for '{}' command", spec.name);
             return Err(text.into_bytes());
         }
-        if spec.access == Access::Write {
-            if let Some(why) = &env.refuse_writes {
-                return Err(format!("MISCONF writes are refused: {why}").into_bytes());
-            }
-            for key in spec.keys_of(args) {
-                check_writable(key)?;
-            }
+        if !spec.subcommands.is_empty() {
+            spec.check_subcommand(args)?;
         }
-        Ok(spec)
+        if !client.authenticated && !matches!(spec.name, "auth" | "hello" | "quit" | "reset") {
+            return Err(b"NOAUTH Authentication required.".to_vec());
+        }
+        if spec.access.writes() {
+            check_write(env, spec, args)?;
+        }
+        Ok(row)
     }
 
     fn exec(
@@ -319,11 +283,35 @@ impl Dispatcher {
         for command in &transaction.commands {
             let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
             // Found when it was queued; the table does not change.
-            if let Some(spec) = self.find(args[0]) {
-                self.call(spec, stage, env, client, &args, out, outcome);
+            let Some(row) = self.find(args[0]) else { continue };
+            if has_room(row.1, stage, &args) {
+                call(row, stage, env, client, &args, out, outcome, true);
+            } else {
+                Writer::new(out, client.protocol).error(TOO_MUCH);
             }
         }
     }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one call, borrowed apart")]
+#[inline]
+fn call(
+    (at, spec): Row,
+    stage: &mut Stage,
+    env: &mut Environment,
+    client: &mut Client,
+    args: &[&[u8]],
+    out: &mut Vec<u8>,
+    outcome: &mut Outcome,
+    in_transaction: bool,
+) {
+    env.commands_processed += 1;
+    env.calls[at] += 1;
+    let now = stage.now();
+    client.last_command = spec.name;
+    client.active = now;
+    let reply = Writer::new(out, client.protocol);
+    (spec.run)(&mut Call { stage, env, client, args, reply, now, outcome, in_transaction });
 }
 
 /// Whether a reader sees the key.
@@ -380,6 +368,24 @@ pub(crate) fn exec_row(call: &mut Call<'_>) {
     call.reply.error("ERR EXEC without MULTI");
 }
 
+#[inline]
+fn check_write(env: &Environment, spec: &Spec, args: &[&[u8]]) -> Result<(), Vec<u8>> {
+    if let Some(why) = &env.refuse_writes {
+        return Err(format!("MISCONF writes are refused: {why}").into_bytes());
+    }
+    if args.iter().map(|a| a.len()).sum::<usize>() > MAX_ARGUMENT_BYTES {
+        return Err(TOO_MUCH.as_bytes().to_vec());
+    }
+    spec.written_keys(args).try_for_each(check_writable)
+}
+
+/// Whether a transaction has room for one more command: its arguments, and a value that it may
+/// write whole although they are short (APPEND).
+fn has_room(spec: &Spec, stage: &Stage, args: &[&[u8]]) -> bool {
+    let bytes = args.iter().map(|a| a.len()).sum::<usize>().max(MAX_VALUE_BYTES);
+    spec.written_keys(args).all(|key| stage.room(key) > bytes + COMMAND_SLACK_BYTES)
+}
+
 fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {
     if key.starts_with(MIRROR_PREFIX) {
         let table = String::from_utf8_lossy(mirror_table(key)).into_owned();
@@ -394,26 +400,21 @@ fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {
     Ok(())
 }
 
-/// Redis's text, with its limits: 128 bytes of name and of arguments.
+/// Redis's text, with its limits on what is quoted.
 fn unknown_command(name: &[u8], args: &[&[u8]]) -> Vec<u8> {
     let mut text = b"ERR unknown command '".to_vec();
-    text.extend_from_slice(&name[..name.len().min(128)]);
+    text.extend_from_slice(&name[..name.len().min(QUOTED_BYTES)]);
     text.extend_from_slice(b"', with args beginning with: ");
     let mut used = 0;
     for arg in args {
-        if used >= 128 {
+        if used >= QUOTED_BYTES {
             break;
         }
-        let shown = &arg[..arg.len().min(128 - used)];
+        let shown = &arg[..arg.len().min(QUOTED_BYTES - used)];
         text.push(b'\'');
         text.extend_from_slice(shown);
         text.extend_from_slice(b"' ");
         used += shown.len() + 3;
-    }
-    for byte in &mut text {
-        if matches!(byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
     }
     text
 }

@@ -180,8 +180,7 @@ impl Engine {
             client.replied = true;
             self.replied.push(id);
         }
-        let outcome =
-            self.dispatcher.run(&mut self.stage, &mut self.environment, client, args);
+        let outcome = self.dispatcher.run(&mut self.stage, &mut self.environment, client, args);
         self.stage.end_command();
         if !outcome.about_clients.is_empty() {
             self.answer_about_clients(id, outcome.about_clients);

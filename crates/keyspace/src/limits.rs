@@ -12,6 +12,29 @@ pub const FRAME_TARGET_BYTES: usize = 512 << 10;
 /// The most that one command or transaction may write to one partition.
 pub const MAX_COMMAND_BYTES: usize = MAX_FRAME_BYTES - (1 << 20);
 
+/// What the operations of a command may take beyond its arguments' bytes: heads and lengths.
+pub const COMMAND_SLACK_BYTES: usize = 1 << 20;
+
+/// The most bytes that the arguments of one writing command may have together.
+pub const MAX_ARGUMENT_BYTES: usize = MAX_COMMAND_BYTES - FRAME_TARGET_BYTES - (4 << 20);
+
+/// The latest deadline that a stamp can express (in the year 2106), in milliseconds since 1970;
+/// later ones become this one.
+pub const MAX_DEADLINE_MS: u64 = 4_294_967_295_999;
+
+/// The most elements that a random pick with repetition returns.
+pub const MAX_RANDOM_PICKS: usize = 1 << 20;
+
+/// The most bytes of operations that FLUSHALL puts into one commit.
+pub const MAX_FLUSH_BYTES: usize = 128 << 20;
+
+/// With less room than this in a partition's frame, FLUSHALL begins a new one: enough for the
+/// clear of the largest key, and for the counters that it resets.
+pub const FLUSH_ROOM_BYTES: usize = MAX_COMMAND_BYTES - MAX_VALUE_BYTES;
+
+/// The longest text that is read as a decimal number, as in Redis.
+pub const MAX_DECIMAL_BYTES: usize = 5 << 10;
+
 /// The most commands that a MULTI may queue, and their bytes.
 pub const MAX_QUEUED_COMMANDS: usize = 1 << 16;
 /// See [`MAX_QUEUED_COMMANDS`].

@@ -45,6 +45,9 @@ pub enum FrameError {
     OutOfOrder,
 }
 
+/// How a commit advances the vectors: partition, origin, up to which stamp.
+pub type Advanced = Vec<(u16, Origin, Time)>;
+
 /// The data of one region and the commit that is being filled.
 #[derive(Clone, Debug)]
 pub struct Stage {
@@ -58,7 +61,7 @@ pub struct Stage {
     /// The entry that is being filled, with room for its header in front.
     entry: Vec<u8>,
     /// Frames of this commit, for the vectors that it will make durable.
-    advanced: Vec<(u16, Origin, Time)>,
+    advanced: Advanced,
     /// Partitions with an open frame.
     open: Vec<u16>,
     /// Keys at which a conflict was seen, at most [`MAX_CONFLICT_KEYS`].
@@ -297,7 +300,7 @@ impl Stage {
 
     /// Ends the commit: the log entry to append (none when nothing changed) and how it advances
     /// the vectors. `durable` is what the log is known to have on disk.
-    pub fn take_entry(&mut self, durable: LogPosition) -> Option<(Vec<u8>, Vec<(u16, Origin, Time)>)> {
+    pub fn take_entry(&mut self, durable: LogPosition) -> Option<(Vec<u8>, Advanced)> {
         for number in std::mem::take(&mut self.open) {
             self.close_one(number);
         }

@@ -7,11 +7,13 @@ use meridian_clock::Time;
 use meridian_crdt::{ElementKey, Object, encode_cell, encode_deadlines};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::mirror::RESERVED_PREFIX;
+
 /// Keys and objects of one slot.
 #[derive(Clone, Debug)]
 pub struct SlotTable {
     objects: HashMap<Box<[u8]>, Object, FixedState>,
-    /// Keys that show something when no deadline has passed.
+    /// Keys that show something when no deadline has passed, Meridian's own excluded.
     live: usize,
     /// The digest as last computed, until the next change.
     digest: Option<u64>,
@@ -36,10 +38,12 @@ impl SlotTable {
     #[inline]
     pub fn change<T>(&mut self, key: &[u8], change: impl FnOnce(&mut Object) -> T) -> T {
         self.digest = None;
+        let counts = !key.starts_with(RESERVED_PREFIX);
+        let seen = |object: &Object| counts && object.visible(Time::ZERO).is_some();
         if let Some(object) = self.objects.get_mut(key) {
-            let before = object.visible(Time::ZERO).is_some();
+            let before = seen(object);
             let result = change(object);
-            let after = object.visible(Time::ZERO).is_some();
+            let after = seen(object);
             self.live = self.live + usize::from(after) - usize::from(before);
             if object.is_empty() {
                 self.objects.remove(key);
@@ -49,13 +53,14 @@ impl SlotTable {
         let mut object = Object::default();
         let result = change(&mut object);
         if !object.is_empty() {
-            self.live += usize::from(object.visible(Time::ZERO).is_some());
+            self.live += usize::from(seen(&object));
             self.objects.insert(key.into(), object);
         }
         result
     }
 
-    /// How many keys show something, those that have expired but not been reclaimed included.
+    /// How many keys show something, those that have expired but not been reclaimed included and
+    /// Meridian's own excluded.
     #[must_use]
     pub fn live(&self) -> usize {
         self.live

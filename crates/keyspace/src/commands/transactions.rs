@@ -1,17 +1,18 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH. A transaction is one commit here and, slot by slot, one
 //! frame in every other region; WATCH is local, and a remote write breaks it too.
 
+use super::spec::{ALL_KEYS, Spec};
 use crate::{
-    dispatch::{Access, Call, Spec, discard, exec_row, is_visible, multi},
+    dispatch::{Call, discard, exec_row, is_visible, multi},
     limits::MAX_WATCHED_KEYS,
 };
 
 pub(super) static TABLE: &[Spec] = &[
-    Spec { name: "multi", arity: 1, access: Access::None, keys: (0, 0, 0), run: multi },
-    Spec { name: "exec", arity: 1, access: Access::None, keys: (0, 0, 0), run: exec_row },
-    Spec { name: "discard", arity: 1, access: Access::None, keys: (0, 0, 0), run: discard },
-    Spec { name: "watch", arity: -2, access: Access::None, keys: (1, -1, 1), run: watch },
-    Spec { name: "unwatch", arity: 1, access: Access::None, keys: (0, 0, 0), run: unwatch },
+    Spec::plain("multi", 1, multi),
+    Spec::plain("exec", 1, exec_row),
+    Spec::plain("discard", 1, discard),
+    Spec { keys: ALL_KEYS, ..Spec::plain("watch", -2, watch) },
+    Spec::plain("unwatch", 1, unwatch),
 ];
 
 fn watch(call: &mut Call<'_>) {

@@ -1,0 +1,92 @@
+//! MERIDIAN: what this server can say that Redis has no words for. Every subcommand is also
+//! spelled with a dot, `MERIDIAN.DIGEST`.
+
+use super::{
+    SYNTAX, conflicts,
+    spec::{NO_KEYS, Spec},
+};
+use crate::{dispatch::Call, slot::SLOTS, table::object_digest};
+
+pub(super) static TABLE: &[Spec] = &[
+    Spec::read("meridian", -2, NO_KEYS, meridian).with_subcommands(SUBCOMMANDS),
+    Spec::read("meridian.digest", -1, NO_KEYS, |call| digest(call, &call.args[1..])),
+    Spec::read("meridian.conflicts", -1, NO_KEYS, |call| {
+        conflicts::conflicts(call, &call.args[1..]);
+    }),
+    Spec::plain("meridian.regions", 1, regions),
+    Spec::plain("meridian.help", 1, help),
+];
+
+const SUBCOMMANDS: &[(&str, i32)] =
+    &[("digest", -2), ("conflicts", -2), ("regions", 2), ("help", 2)];
+
+const HELP: &[&str] = &[
+    "CONFLICTS [<key>] [COUNT <n>]",
+    "    List the values that lost to a concurrent write and what they lost to.",
+    "DIGEST",
+    "    Return a digest of all data: equal in regions that hold the same.",
+    "DIGEST SLOTS",
+    "    Return the digest of every slot that holds something.",
+    "DIGEST KEY <key>",
+    "    Return the digest of one key.",
+    "REGIONS",
+    "    List the regions of the cluster.",
+];
+
+fn meridian(call: &mut Call<'_>) {
+    let rest = &call.args[2..];
+    match call.args[1].to_ascii_lowercase().as_slice() {
+        b"digest" => digest(call, rest),
+        b"conflicts" => conflicts::conflicts(call, rest),
+        b"regions" => regions(call),
+        _ => help(call),
+    }
+}
+
+fn help(call: &mut Call<'_>) {
+    call.help("MERIDIAN", HELP);
+}
+
+/// Meridian's own keys take part: they are replicated.
+fn digest(call: &mut Call<'_>, args: &[&[u8]]) {
+    match args {
+        [] => {
+            let digests = (0..SLOTS).map(|slot| call.stage.slot_digest(slot));
+            let sum = digests.fold(0u64, u64::wrapping_add);
+            call.reply.bulk(hex(sum).as_bytes());
+        }
+        [word] if word.eq_ignore_ascii_case(b"slots") => {
+            let digests = (0..SLOTS).map(|slot| (slot, call.stage.slot_digest(slot)));
+            let digests: Vec<(u16, u64)> = digests.filter(|(_, digest)| *digest != 0).collect();
+            call.reply.array(digests.len());
+            for (slot, digest) in digests {
+                call.reply.array(2);
+                call.reply.integer(i64::from(slot));
+                call.reply.bulk(hex(digest).as_bytes());
+            }
+        }
+        [word, key] if word.eq_ignore_ascii_case(b"key") => {
+            let digest = call.stage.object(key).map_or(0, |object| object_digest(key, object));
+            call.reply.bulk(hex(digest).as_bytes());
+        }
+        _ => call.reply.error(SYNTAX),
+    }
+}
+
+fn hex(digest: u64) -> String {
+    format!("{digest:016x}")
+}
+
+fn regions(call: &mut Call<'_>) {
+    let env = &*call.env;
+    call.reply.array(env.regions.len());
+    for (origin, name) in &env.regions {
+        call.reply.map(3);
+        call.reply.bulk(b"name");
+        call.reply.bulk(name.as_bytes());
+        call.reply.bulk(b"ordinal");
+        call.reply.integer(i64::from(origin.0));
+        call.reply.bulk(b"here");
+        call.reply.integer(i64::from(*origin == call.stage.me()));
+    }
+}
