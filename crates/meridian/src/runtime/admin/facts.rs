@@ -1,0 +1,212 @@
+//! Everything that the admin port tells, as plain data of one moment: what it makes of it is a
+//! function of this and nothing else, and can be tested without a node.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use meridian_disk::CheckpointStats;
+use meridian_dns::DnsCounts;
+use meridian_mesh::MeshStats;
+use meridian_postgres::Status;
+use meridian_store::LogPosition;
+use tokio::sync::{Mutex, oneshot};
+
+use super::{Admin, limits::SNAPSHOT_SHARED, process::Process};
+use crate::runtime::{
+    executor::unix_us, inbound::ToExecutor, limits::SNAPSHOT_TIMEOUT, plane::View,
+    snapshot::Snapshot,
+};
+
+/// A node at one moment.
+#[derive(Debug)]
+pub struct Facts {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This region.
+    pub region: String,
+    /// Its ordinal.
+    pub origin: u16,
+    /// Every region's name by its ordinal.
+    pub names: BTreeMap<u16, String>,
+    /// Time since the node was started.
+    pub uptime: Duration,
+    /// The wall clock, microseconds since 1970.
+    pub now_us: u64,
+    /// The executor's numbers; `None` if it does not answer.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The control plane's view; `None` before its first.
+    pub view: Option<View>,
+    /// Sessions with other regions.
+    pub mesh: MeshStats,
+    /// Bytes of log that each connected peer has not been sent.
+    pub backlog: BTreeMap<u16, u64>,
+    /// Queries so far.
+    pub dns: DnsCounts,
+    /// The tailer, while this region follows Postgres.
+    pub tailer: Option<Status>,
+    /// The log.
+    pub log: Log,
+    /// RocksDB.
+    pub checkpoint: CheckpointStats,
+    /// Counted by the node's threads.
+    pub counters: Counters,
+    /// Turns of the executor.
+    pub turns: Durations,
+    /// Syncs of the log.
+    pub syncs: Durations,
+    /// The process, as the system sees it.
+    pub process: Process,
+}
+
+/// The segment log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Its oldest byte.
+    pub start: LogPosition,
+    /// After its newest byte.
+    pub end: LogPosition,
+    /// How far it is on disk.
+    pub durable: LogPosition,
+    /// How far the checkpoint covers it.
+    pub checkpoint: LogPosition,
+    /// Its files.
+    pub segments: usize,
+    /// What it may take up when nothing holds it, in bytes.
+    pub expected_bytes: u64,
+}
+
+impl Log {
+    /// What it takes up, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+}
+
+/// Counted by the node's threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages of the executor that found no room.
+    pub outgoing_dropped: u64,
+    /// Batches of peers that the executor did not take in time.
+    pub inbound_dropped: u64,
+    /// Checkpoints written since the start.
+    pub checkpoints: u64,
+    /// Commit time of the last mirrored transaction, microseconds since 1970; zero for none.
+    pub last_mirrored_commit_us: i64,
+}
+
+/// Durations as a histogram.
+#[derive(Clone, Debug, Default)]
+pub struct Durations {
+    /// Upper bounds in seconds and counts, not cumulative.
+    pub buckets: Vec<(f64, u64)>,
+    /// The sum in seconds.
+    pub sum_s: f64,
+}
+
+impl Facts {
+    /// Gathers what is known now.
+    pub async fn gather(admin: &Admin, desk: &Desk) -> Facts {
+        let snapshot = desk.snapshot(admin).await;
+        let view = admin.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tailer = admin.tailer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let backlog = admin.backlog.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (start, end) = admin.reader.bounds();
+        let storage = &admin.cluster.storage;
+        let shared = &admin.shared;
+        let durations = |(buckets, sum_s)| Durations { buckets, sum_s };
+        Facts {
+            cluster: admin.cluster.cluster.clone(),
+            region: admin.region.name.clone(),
+            origin: admin.region.ordinal,
+            names: admin.cluster.names_by_ordinal(),
+            uptime: admin.started.elapsed(),
+            now_us: unix_us(),
+            snapshot,
+            view,
+            mesh: admin.mesh.stats(),
+            backlog,
+            dns: admin.dns.counts(),
+            tailer,
+            log: Log {
+                start,
+                end,
+                durable: admin.reader.durable(),
+                checkpoint: LogPosition(shared.checkpoint.load(Ordering::Acquire)),
+                segments: admin.reader.segments(),
+                expected_bytes: [
+                    storage.log_retention,
+                    storage.checkpoint_trigger,
+                    storage.log_segment,
+                ]
+                .into_iter()
+                .fold(0, |sum, size| size.0.saturating_add(sum)),
+            },
+            checkpoint: admin.checkpoint.stats(),
+            counters: Counters {
+                outgoing_dropped: shared.outgoing_dropped.load(Ordering::Relaxed),
+                inbound_dropped: shared.inbound_dropped.load(Ordering::Relaxed),
+                checkpoints: shared.checkpoints.load(Ordering::Relaxed),
+                last_mirrored_commit_us: shared.last_mirrored_commit_us.load(Ordering::Relaxed),
+            },
+            turns: durations(shared.turn_seconds.read()),
+            syncs: durations(shared.sync_seconds.read()),
+            process: Process::read(),
+        }
+    }
+
+    /// A region's name, or its number if the topology does not know it.
+    #[must_use]
+    pub fn name(&self, ordinal: u16) -> String {
+        self.names.get(&ordinal).cloned().unwrap_or_else(|| format!("region-{ordinal}"))
+    }
+}
+
+/// Where requests share one answer of the executor.
+#[derive(Default)]
+pub struct Desk {
+    state: Mutex<DeskState>,
+}
+
+#[derive(Default)]
+struct DeskState {
+    /// The last answer, or that there was none in time.
+    last: Option<(Instant, Option<Arc<Snapshot>>)>,
+    /// Asked and not yet answered: an executor that hangs is asked once, not by every request.
+    asked: Option<oneshot::Receiver<Snapshot>>,
+}
+
+impl Desk {
+    /// The executor's numbers, no older than [`SNAPSHOT_SHARED`]; `None` if it does not answer
+    /// within [`SNAPSHOT_TIMEOUT`].
+    async fn snapshot(&self, admin: &Admin) -> Option<Arc<Snapshot>> {
+        // Held while waiting: who comes meanwhile takes the same answer.
+        let mut state = self.state.lock().await;
+        if let Some((when, answer)) = &state.last
+            && when.elapsed() < SNAPSHOT_SHARED
+        {
+            return answer.clone();
+        }
+        let asking = async {
+            if state.asked.is_none() {
+                let (reply, answer) = oneshot::channel();
+                admin.executor.send(ToExecutor::Snapshot(reply)).await.ok()?;
+                state.asked = Some(answer);
+            }
+            state.asked.as_mut()?.await.ok().map(Arc::new)
+        };
+        let answer = match tokio::time::timeout(SNAPSHOT_TIMEOUT, asking).await {
+            Ok(answer) => {
+                state.asked = None;
+                answer
+            }
+            Err(_) => None,
+        };
+        state.last = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}

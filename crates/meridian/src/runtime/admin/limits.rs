@@ -1,0 +1,23 @@
+//! Every limit of the admin port, in one place.
+
+use std::time::Duration;
+
+/// Connections that are open at once; who comes after them waits in the system's queue.
+pub const CONNECTIONS: usize = 64;
+
+/// A connection on which nothing arrives for this long is closed, so that silent callers cannot
+/// hold all connections.
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// Requests that are answered at once; those that come meanwhile are sent away with status 503.
+pub const REQUESTS: usize = 32;
+
+/// An answer of the executor serves every request that comes within this time.
+pub const SNAPSHOT_SHARED: Duration = Duration::from_millis(100);
+
+/// Postgres keeps more log than this for the tailer: it is behind, in bytes.
+pub const CDC_LAG_BYTES: u64 = 64 << 20;
+
+/// The log has grown to so many times what retention and checkpoints account for: something
+/// holds it.
+pub const LOG_PRESSURE: u64 = 2;

@@ -1,0 +1,200 @@
+//! The admin port: health, metrics and status over HTTP, and a page for people.
+//!
+//! It only reads, and it answers when nothing else does: what the executor does not tell in time
+//! is left out, and its silence is what `/healthz` reports.
+
+mod facts;
+mod health;
+mod limits;
+mod listener;
+mod page;
+mod process;
+mod status;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    body::Body,
+    extract::{RawQuery, Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use meridian_disk::{Checkpoint, LogReader};
+use meridian_dns::DnsHandle;
+use meridian_failover::Level;
+use meridian_mesh::MeshHandle;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use super::{capture, network::ExecutorHandle, plane, shared::Shared};
+use crate::config::{ClusterFile, Region};
+use facts::{Desk, Facts};
+use listener::BoundedListener;
+
+/// The paths, and what they tell.
+const PATHS: [(&str, &str); 5] = [
+    ("/", "a page that shows the cluster as this node sees it"),
+    ("/healthz", "healthy, degraded (both 200) or unhealthy (503), with reasons; ?plain for text"),
+    ("/readyz", "200 once the node has started"),
+    ("/status", "everything about this node as JSON"),
+    ("/metrics", "for Prometheus"),
+];
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the admin port reads.
+pub struct Admin {
+    /// This region.
+    pub region: Region,
+    /// The whole cluster.
+    pub cluster: ClusterFile,
+    /// Asked for its numbers.
+    pub executor: ExecutorHandle,
+    /// Positions and counters.
+    pub shared: Arc<Shared>,
+    /// The control plane's view.
+    pub view: plane::SharedView,
+    /// The tailer's status.
+    pub tailer: capture::SharedStatus,
+    /// Sessions with peers.
+    pub mesh: MeshHandle,
+    /// Counts of queries.
+    pub dns: DnsHandle,
+    /// Bytes of log that peers have not been sent.
+    pub backlog: Arc<Mutex<BTreeMap<u16, u64>>>,
+    /// The log.
+    pub reader: LogReader,
+    /// RocksDB.
+    pub checkpoint: Checkpoint,
+    /// When the node was started.
+    pub started: Instant,
+}
+
+/// What requests share.
+struct Port {
+    admin: Admin,
+    desk: Desk,
+    requests: Semaphore,
+}
+
+impl Admin {
+    /// Serves until the node ends.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn run(self) -> Result<()> {
+        let address = self.region.admin;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening for the admin port on {address}"))?;
+        let port =
+            Port { admin: self, desk: Desk::default(), requests: Semaphore::new(limits::REQUESTS) };
+        let listener = BoundedListener::new(listener, limits::CONNECTIONS, limits::IDLE);
+        axum::serve(listener, router(Arc::new(port))).await.context("serving the admin port")
+    }
+}
+
+impl Port {
+    async fn facts(&self) -> Facts {
+        Facts::gather(&self.admin, &self.desk).await
+    }
+}
+
+fn router(port: Arc<Port>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status_json))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(Arc::clone(&port), bound))
+        .with_state(port)
+}
+
+/// Sends callers away when there are too many, and those who want to change something.
+async fn bound(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let allow = [(header::ALLOW, "GET, HEAD")];
+        return (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response();
+    }
+    let Ok(_permit) = port.requests.try_acquire() else {
+        let later = [(header::RETRY_AFTER, "1")];
+        return (StatusCode::SERVICE_UNAVAILABLE, later, "too many requests\n").into_response();
+    };
+    next.run(request).await
+}
+
+async fn index() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, page::POLICY),
+    ];
+    (headers, page::HTML).into_response()
+}
+
+async fn healthz(
+    State(port): State<Arc<Port>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let facts = port.facts().await;
+    let verdict = health::assess(&facts);
+    let code = match verdict.level {
+        Level::Healthy | Level::Degraded => StatusCode::OK,
+        Level::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let plain = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("plain")))
+        || accept.is_some_and(|accept| accept.starts_with("text/plain"));
+    if plain {
+        let mut text = format!("{}\n", verdict.level);
+        for reason in &verdict.reasons {
+            text.push_str(&format!("{reason}\n"));
+        }
+        return answer(code, TEXT, text);
+    }
+    let document = json!({
+        "status": verdict.level.to_string(),
+        "region": facts.region,
+        "reasons": verdict.reasons,
+    });
+    answer_json(code, &document)
+}
+
+async fn readyz(State(port): State<Arc<Port>>) -> Response {
+    match health::is_ready(&port.facts().await) {
+        true => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
+        false => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting\n".to_owned()),
+    }
+}
+
+async fn status_json(State(port): State<Arc<Port>>) -> Response {
+    answer_json(StatusCode::OK, &status::document(&port.facts().await))
+}
+
+async fn unknown() -> Response {
+    let mut text = "not found; there are\n".to_owned();
+    for (path, what) in PATHS {
+        text.push_str(&format!("{path:<10} {what}\n"));
+    }
+    answer(StatusCode::NOT_FOUND, TEXT, text)
+}
+
+fn answer_json(code: StatusCode, document: &Value) -> Response {
+    answer(code, JSON, format!("{document:#}\n"))
+}
+
+/// What was true a moment ago must not come out of a cache.
+fn answer(code: StatusCode, kind: &'static str, text: String) -> Response {
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")];
+    (code, headers, Body::from(text)).into_response()
+}

@@ -1,0 +1,173 @@
+//! `/status`: the cluster as this node sees it, as one JSON document for people and programs.
+
+use meridian_cdc::format_lsn;
+use meridian_failover::{Cause, RegionState, RegionView};
+use meridian_mesh::{PeerStats, Traffic};
+use meridian_postgres::Status;
+use serde_json::{Map, Value, json};
+
+use super::{facts::Facts, health};
+
+/// This build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The document. What is not known is `null`; field names end in their unit.
+#[must_use]
+pub fn document(facts: &Facts) -> Value {
+    let view = facts.view.as_ref();
+    let snapshot = facts.snapshot.as_deref();
+    let verdict = health::assess(facts);
+    let log = &facts.log;
+    json!({
+        "cluster": facts.cluster,
+        "region": facts.region,
+        "origin": facts.origin,
+        "version": VERSION,
+        "now_ms": facts.now_us / 1000,
+        "uptime_s": facts.uptime.as_secs(),
+        "epoch": view.map(|view| view.state.epoch),
+        "primary": view.map(|view| facts.name(view.state.primary)),
+        "is_primary": view.is_some_and(|view| view.is_primary),
+        "leader": view.and_then(|view| view.leader).map(|leader| facts.name(leader)),
+        "term": view.map(|view| view.term),
+        "health": { "level": verdict.level.to_string(), "reasons": verdict.reasons },
+        "regions": regions(facts),
+        "peers": peers(facts),
+        "caught_up": snapshot.map(|s| s.caught_up),
+        "vectors_digest": snapshot.map(|s| format!("{:016x}", s.vectors_digest)),
+        "keys": snapshot.map(|s| s.keys),
+        "clients": snapshot.map(|s| s.clients),
+        "commands": snapshot.map(|s| s.commands),
+        "operations": snapshot.map(|s| s.operations),
+        "hits": snapshot.map(|s| s.hits),
+        "misses": snapshot.map(|s| s.misses),
+        "conflicts": snapshot.map(|s| s.conflicts),
+        "quarantined": snapshot
+            .map(|s| s.quarantined.iter().map(|o| facts.name(*o)).collect::<Vec<_>>()),
+        "log": {
+            "start": log.start.0,
+            "end": log.end.0,
+            "durable": log.durable.0,
+            "bytes": log.bytes(),
+            "segments": log.segments,
+            "checkpoint": log.checkpoint.0,
+        },
+        "cdc": facts.tailer.as_ref().map(|status| cdc(status, facts.now_us)),
+        "memory_bytes": facts.process.resident_bytes,
+        "cpu_s": facts.process.cpu_s,
+    })
+}
+
+/// One word for a state.
+#[must_use]
+pub fn state_name(state: RegionState) -> &'static str {
+    match state {
+        RegionState::Up => "up",
+        RegionState::Degraded => "degraded",
+        RegionState::Recovering => "recovering",
+        RegionState::Down => "down",
+    }
+}
+
+/// All states, for metrics.
+pub const STATES: [RegionState; 4] =
+    [RegionState::Up, RegionState::Degraded, RegionState::Recovering, RegionState::Down];
+
+fn cause_text(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Initial => "as the cluster began",
+        Cause::Unreachable => "a majority does not hear it",
+        Cause::Unhealthy => "its own checks fail",
+        Cause::Slow => "its own checks are slow or fail now and then",
+        Cause::Returned => "it is back and catching up",
+        Cause::Healthy => "it is back and well",
+    }
+}
+
+fn regions(facts: &Facts) -> Value {
+    let Some(view) = &facts.view else { return Value::Null };
+    let seen = |ordinal: u16| -> Option<&RegionView> {
+        view.regions.iter().find(|region| region.region == ordinal)
+    };
+    let regions = view.state.regions.iter().map(|(ordinal, status)| {
+        let region = seen(*ordinal);
+        let entry = json!({
+            "origin": ordinal,
+            "state": state_name(status.state),
+            "cause": cause_text(status.cause),
+            "since_epoch": status.since,
+            "flaps": status.flaps,
+            "silent_ms": region.and_then(|r| r.silent_ms),
+            "level": region.and_then(|r| r.level).map(|level| level.to_string()),
+            "heard_by_majority": region.is_some_and(|r| r.is_heard_by_majority),
+        });
+        (facts.name(*ordinal), entry)
+    });
+    Value::Object(regions.collect::<Map<_, _>>())
+}
+
+fn peers(facts: &Facts) -> Value {
+    let entry = |peer: &PeerStats| {
+        let snapshot = facts.snapshot.as_deref();
+        let lag = snapshot.and_then(|s| s.lags.get(&peer.ordinal));
+        let upstream_for: Vec<String> = snapshot
+            .and_then(|s| s.upstreams.get(&peer.ordinal))
+            .into_iter()
+            .flatten()
+            .map(|origin| facts.name(*origin))
+            .collect();
+        json!({
+            "origin": peer.ordinal,
+            "connected": peer.is_connected(),
+            "address": peer.remote.map(|address| address.to_string()),
+            "rtt_ms": peer.rtt.map(|rtt| rtt.as_micros() as f64 / 1e3),
+            "lag_ms": lag.map(|lag| lag.behind_ms),
+            "unacknowledged_ms": lag.map(|lag| lag.unacknowledged_ms),
+            "backlog_bytes": facts.backlog.get(&peer.ordinal),
+            "clock_offset_ms": lag.map(|lag| lag.clock_offset_ms),
+            "queued_bytes": peer.queued_bytes.iter().sum::<usize>(),
+            "sent": traffic(&peer.sent),
+            "received": traffic(&peer.received),
+            "reconnects": peer.reconnects(),
+            "upstream_for": upstream_for,
+        })
+    };
+    let peers = facts.mesh.peers.iter().map(|peer| (peer.name.clone(), entry(peer)));
+    Value::Object(peers.collect::<Map<_, _>>())
+}
+
+fn traffic(traffic: &Traffic) -> Value {
+    json!({
+        "messages": traffic.messages,
+        "raw_bytes": traffic.raw_bytes,
+        "wire_bytes": traffic.wire_bytes,
+        "udp_bytes": traffic.udp_bytes,
+        "datagrams": traffic.datagrams,
+    })
+}
+
+fn cdc(status: &Status, now_us: u64) -> Value {
+    let refused = status.refused.iter().map(|(table, why)| (table.to_string(), json!(why)));
+    json!({
+        "state": status.state.to_string(),
+        "server": status.server,
+        "lsn": format_lsn(status.received_lsn),
+        "acknowledged_lsn": format_lsn(status.acknowledged_lsn),
+        "server_lsn": format_lsn(status.server_lsn),
+        "lag_bytes": status.lag_bytes,
+        "last_commit_ms_ago": ms_ago(status.last_commit_time_us, now_us),
+        "rows_copied": status.totals.rows_copied,
+        "changes": status.totals.changes,
+        "transactions": status.totals.transactions,
+        "captured": status.captured.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "refused": refused.collect::<Map<_, _>>(),
+        "last_error": status.last_error,
+    })
+}
+
+/// How long ago a time of another clock was: never negative, unknown for zero.
+#[must_use]
+pub fn ms_ago(then_us: i64, now_us: u64) -> Option<u64> {
+    let then_us = u64::try_from(then_us).ok().filter(|us| *us > 0)?;
+    Some(now_us.saturating_sub(then_us) / 1000)
+}
