@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use meridian_postgres::{Status, Tailer, TailerConfig};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -58,7 +58,8 @@ impl Capture {
         let stored = answer.await?;
         tracing::info!(?stored, "this region is primary: following Postgres");
         let (batches, mut received) = mpsc::channel(MIRROR_BATCHES);
-        let handle = Tailer::spawn(self.config.clone(), stored, batches, self.durable.clone());
+        let handle = Tailer::spawn(self.config.clone(), stored, batches, self.durable.clone())
+            .context("starting the tailer")?;
         let mut status = handle.status();
         let mut tick = tokio::time::interval(CONTROL_TICK);
         while self.is_primary() {

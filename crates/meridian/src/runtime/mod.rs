@@ -174,7 +174,7 @@ impl Node {
             inbox: shipper_inbox,
             outgoing,
             shared: Arc::clone(&shared),
-            retention: config.cluster.storage.log_retention.bytes(),
+            retention: config.cluster.storage.log_retention.0,
             waiting: BTreeMap::new(),
             backlog: Arc::clone(&backlog),
         };
@@ -257,7 +257,7 @@ impl Node {
             executor: handle.clone(),
             shared,
             last: recovered.meta,
-            trigger: config.cluster.storage.checkpoint_trigger.bytes(),
+            trigger: config.cluster.storage.checkpoint_trigger.0,
         };
         let threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)> = vec![
             ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
