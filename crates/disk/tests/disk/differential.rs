@@ -1,8 +1,6 @@
 //! The same random steps on files with RocksDB and on the model in memory: what can be seen of
 //! them stays the same, across restarts and across copies taken as a crash would leave them.
 
-use std::path::Path;
-
 use meridian_disk::DiskStorage;
 use meridian_store::{
     CheckpointBatch, CrashModel, LogPosition, MemoryStorage, Storage, StoreError, conformance,
@@ -13,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::{copy_open, meta, storage};
 
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 const STEPS: usize = 150;
 
 #[test]
@@ -167,9 +165,7 @@ fn a_lost_entry_is_noticed() {
     let mut pair = Pair::new();
     let mut random = StdRng::seed_from_u64(0);
     pair.append(&mut random);
-    let lost: &Path = pair.directory.path();
     let fresh = tempfile::tempdir().unwrap();
-    assert_ne!(lost, fresh.path());
     pair.disk = Some(storage(fresh.path()));
     pair.compare(&mut random, "a planted loss");
 }

@@ -48,7 +48,10 @@ fn child_appends() {
         loop {
             let entry = numbered(number, (number % 700) as usize, opened.syncer.durable());
             opened.writer.append(&entry).unwrap();
-            writeln!(out, "appended {number}").unwrap();
+            if writeln!(out, "appended {number}").is_err() {
+                // The parent is gone; the other thread would go on.
+                std::process::exit(1);
+            }
             number += 1;
         }
     });

@@ -119,7 +119,8 @@ impl Second {
     pub fn by(mut command: Command, test: &str, directory: &Path) -> Second {
         let arguments = [test, "--exact", "--ignored", "--nocapture", "--test-threads=1"];
         let command = command.args(arguments).env(DIRECTORY, directory);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("a second process");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a second process");
         let lines = BufReader::new(child.stdout.take().expect("its output"));
         Second { child, lines }
     }
