@@ -77,7 +77,7 @@ impl Snapshot {
             clients_refused: clients.refused,
             connections: env.connections_received,
             commands: env.commands_processed,
-            calls: env.calls.clone(),
+            calls: env.calls().collect(),
             hits: env.hits,
             misses: env.misses,
             bytes_read: clients.bytes_read,
