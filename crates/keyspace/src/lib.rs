@@ -28,3 +28,4 @@ pub use mirror::{MIRROR_PREFIX, MirrorChange, RESERVED_PREFIX};
 pub use partition::Partition;
 pub use slot::{SLOTS, slot_of};
 pub use stage::{FrameError, Stage, StageConfig};
+pub use table::CHECK_PREFIX;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, collections::VecDeque, time::Instant};
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_crdt::{Action, Element};
 use meridian_failover::{CheckReport, StepOutcome};
-use meridian_keyspace::{RESERVED_PREFIX, Stage, TouchedKey};
+use meridian_keyspace::{CHECK_PREFIX, Stage, TouchedKey};
 use meridian_node::{StreamPosition, wire::PeerMessage};
 use meridian_store::{CheckpointBatch, LogPosition};
 use tokio::sync::oneshot;
@@ -71,8 +71,8 @@ impl Checks {
     /// Writes the check's key: the way of every write.
     pub fn write(stage: &mut Stage) -> (Vec<u8>, Vec<u8>, Instant) {
         let began = Instant::now();
-        let mut key = RESERVED_PREFIX.to_vec();
-        key.extend_from_slice(format!("check:{}", stage.me()).as_bytes());
+        let mut key = CHECK_PREFIX.to_vec();
+        key.extend_from_slice(stage.me().to_string().as_bytes());
         let value = stage.now().0.to_string().into_bytes();
         let action = Action::Assign { element: Element::String, value: &value, ttl: Time::MAX };
         stage.write(&key, action);
