@@ -1,13 +1,16 @@
 //! A table's copy: rows in COPY's text form become upserts, and what the copy did not see goes.
 //!
 //! A copy may follow an earlier one (interrupted, or stale after a gap), so it must also remove.
-//! Small tables: the keys seen are remembered and named by one [`Retain`] at the end. Larger ones
-//! overflow that memory; then a second pass reads only the keys, sorted as the mirror sorts them,
-//! and [`KeyScan`] cuts them into ranges. Memory stays bounded either way.
+//! The keys seen are remembered, sorted, and cut into ranges by [`KeyScan`]. A table too large for
+//! that memory overflows it; then a second pass reads only the keys, sorted by the server as the
+//! mirror sorts them. Memory stays bounded either way.
 
 use bytes::{Bytes, BytesMut};
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, RETAIN_BYTES_MAX, RETAIN_KEYS_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_CHANGES_MAX, COPY_KEYS_BYTES_MAX, COPY_KEYS_MAX, RETAIN_BYTES_MAX,
+    RETAIN_KEYS_MAX,
+};
 use crate::{
     Batch, Change, CopyError, MIRROR_PREFIX, Retain, Shape, TableName, Upsert, prefix_end,
 };
@@ -52,17 +55,18 @@ impl TableCopy {
         Ok(parse(shape, line)?.key)
     }
 
-    /// After the last row: the last batch, which also removes what was not copied, and `true`; or
+    /// After the last row: the last batches, which also remove what was not copied, and `true`; or
     /// `false` if the keys were too many and a [`KeyScan`] has to follow.
-    pub fn finish(mut self) -> (Batch, bool) {
-        let keys = self.keys.take();
-        let swept = keys.is_some();
-        if let Some(mut keys) = keys {
-            keys.sort_unstable();
-            let (from, to) = (self.shape.prefix.clone(), prefix_end(&self.shape.prefix));
-            self.changes.push(Change::Retain(Retain { from, to, keys }));
+    pub fn finish(mut self) -> Result<(Vec<Batch>, bool), CopyError> {
+        let mut batches = vec![self.take()];
+        let Some(mut keys) = self.keys.take() else { return Ok((batches, false)) };
+        keys.sort_unstable();
+        let mut scan = KeyScan::new(self.shape.name);
+        for key in keys {
+            batches.extend(scan.key(key)?);
         }
-        (self.take(), swept)
+        batches.push(scan.finish());
+        Ok((batches, true))
     }
 
     fn take(&mut self) -> Batch {
@@ -72,7 +76,7 @@ impl TableCopy {
 
     fn remember(&mut self, key: &Bytes) {
         self.keys_bytes += key.len();
-        if self.rows as usize >= RETAIN_KEYS_MAX || self.keys_bytes > RETAIN_BYTES_MAX {
+        if self.rows >= COPY_KEYS_MAX as u64 || self.keys_bytes > COPY_KEYS_BYTES_MAX {
             self.keys = None;
         }
         if let Some(keys) = &mut self.keys {

@@ -27,9 +27,17 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Most keys named by one [`crate::Retain`]; larger tables are swept in several key ranges.
 pub const RETAIN_KEYS_MAX: usize = 65_536;
 
-/// Most bytes of keys that a table copy remembers for its sweep before it asks for a key scan.
+/// Most bytes of keys named by one [`crate::Retain`].
 pub const RETAIN_BYTES_MAX: usize = 8 << 20;
+
+/// Most rows whose keys a table copy remembers for its sweep. For a larger table the keys are read
+/// once more, sorted, which costs the server a sort.
+pub const COPY_KEYS_MAX: usize = 1 << 20;
+
+/// Most bytes of keys that a table copy remembers.
+pub const COPY_KEYS_BYTES_MAX: usize = 64 << 20;
 
 const _: () = assert!(KEY_BYTES_MAX < BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < RETAIN_BYTES_MAX);
+const _: () = assert!(RETAIN_KEYS_MAX <= COPY_KEYS_MAX);

@@ -85,15 +85,14 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 /// Appends `part` with every byte of `special` percent-escaped.
 pub(crate) fn escape(part: &[u8], special: &[u8], out: &mut BytesMut) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in part {
-        if special.contains(&byte) {
-            out.put_u8(b'%');
-            out.put_u8(HEX[usize::from(byte >> 4)]);
-            out.put_u8(HEX[usize::from(byte & 15)]);
-        } else {
-            out.put_u8(byte);
-        }
+    let mut rest = part;
+    while let Some(at) = rest.iter().position(|byte| special.contains(byte)) {
+        let byte = rest[at];
+        out.put_slice(&rest[..at]);
+        out.put_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        rest = &rest[at + 1..];
     }
+    out.put_slice(rest);
 }
 
 #[cfg(test)]

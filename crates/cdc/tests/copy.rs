@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bytes::Bytes;
-use meridian_cdc::limits::{BATCH_CHANGES_MAX, RETAIN_KEYS_MAX};
+use meridian_cdc::limits::{
+    BATCH_BYTES_MAX, BATCH_CHANGES_MAX, COPY_KEYS_BYTES_MAX, KEY_BYTES_MAX, RETAIN_BYTES_MAX,
+    RETAIN_KEYS_MAX,
+};
 use meridian_cdc::{
     Batch, Change, CopyError, KeyScan, Mirror, Shape, TableCopy, TableName, Upsert, uncaptured,
 };
@@ -35,8 +38,8 @@ fn line(text: &str) -> Bytes {
 fn check_row(text: &str, expect: Result<&str, &str>) {
     let mut copy = TableCopy::new(shape());
     let got = copy.row(&line(text)).map_err(|e| e.to_string()).map(|_| {
-        let (batch, _) = copy.finish();
-        let Change::Upsert(row) = &batch.changes[0] else { panic!("not a row") };
+        let (batches, _) = copy.finish().unwrap();
+        let Change::Upsert(row) = &batches[0].changes[0] else { panic!("not a row") };
         format!("{:?} {:?}", row.key, row.set)
     });
     assert_eq!(got, expect.map(str::to_owned).map_err(str::to_owned));
@@ -67,41 +70,58 @@ fn a_small_copy_removes_what_it_did_not_see() {
         assert_eq!(copy.row(&line(row)), Ok(None));
     }
     assert_eq!(copy.rows(), 2);
-    let (batch, swept) = copy.finish();
+    let (batches, swept) = copy.finish().unwrap();
     assert!(swept);
-    assert_eq!(batch.position, None);
-    mirror.apply(&batch);
+    for batch in batches {
+        assert_eq!(batch.position, None);
+        mirror.apply(&batch);
+    }
     assert_eq!(keys(&mirror), ["pg:s:1", "pg:t:2", "pg:t:3", "pg:t;", "pg:u:1"]);
 }
 
-#[test]
-fn a_large_copy_is_cut_and_swept_by_a_key_scan() {
-    let mut mirror = mirror_of(&["pg:s:1", "pg:t:", "pg:t:000005x", "pg:t:999999", "pg:u:1"]);
-    let before = mirror.rows.len();
+/// A copy of that many rows, with keys of about `width` bytes, over some old keys; whether it was
+/// swept, and by how many ranges.
+fn large_copy(count: usize, width: usize) -> (bool, usize) {
+    let mut mirror = mirror_of(&["pg:s:1", "pg:t:", "pg:t:0000005x", "pg:t:9999999", "pg:u:1"]);
+    let pad = "x".repeat(width);
     let mut copy = TableCopy::new(shape());
-    let count = RETAIN_KEYS_MAX + 10;
     for id in 0..count {
-        if let Some(batch) = copy.row(&line(&format!("{id:06}\tx"))).unwrap() {
-            assert_eq!(batch.changes.len(), BATCH_CHANGES_MAX);
+        if let Some(batch) = copy.row(&line(&format!("{id:07}{pad}\tx"))).unwrap() {
+            assert!(batch.changes.len() <= BATCH_CHANGES_MAX);
+            assert!(batch.changes.iter().map(Change::weight).sum::<usize>() < 2 * BATCH_BYTES_MAX);
             mirror.apply(&batch);
         }
     }
-    let (batch, swept) = copy.finish();
-    mirror.apply(&batch);
-    assert!(!swept);
-    assert_eq!(mirror.rows.len(), count + before);
-    let mut scan = KeyScan::new(TableName::new("public", "t"));
-    let mut ranges = 0;
-    for id in 0..count {
-        if let Some(batch) = scan.key(format!("pg:t:{id:06}").into()).unwrap() {
-            ranges += 1;
-            mirror.apply(&batch);
+    let (mut batches, swept) = copy.finish().unwrap();
+    if !swept {
+        let mut scan = KeyScan::new(TableName::new("public", "t"));
+        for id in 0..count {
+            batches.extend(scan.key(format!("pg:t:{id:07}{pad}").into()).unwrap());
         }
+        batches.push(scan.finish());
     }
-    mirror.apply(&scan.finish());
-    assert_eq!(ranges, 1);
+    batches.iter().for_each(|batch| mirror.apply(batch));
     assert_eq!(mirror.rows.len(), count + 2);
-    assert!(mirror.rows.contains_key(&b"pg:s:1"[..]) && mirror.rows.contains_key(&b"pg:u:1"[..]));
+    assert!(has(&mirror, "pg:s:1") && has(&mirror, "pg:u:1"));
+    (swept, batches.len() - 1)
+}
+
+fn has(mirror: &Mirror, key: &str) -> bool {
+    mirror.rows.contains_key(key.as_bytes())
+}
+
+#[test]
+fn a_large_copy_is_swept_in_ranges() {
+    assert_eq!(large_copy(RETAIN_KEYS_MAX, 0), (true, 1));
+    assert_eq!(large_copy(RETAIN_KEYS_MAX + 10, 0), (true, 2));
+}
+
+#[test]
+fn a_huge_copy_asks_for_a_key_scan() {
+    let width = KEY_BYTES_MAX - 100;
+    let (swept, ranges) = large_copy(COPY_KEYS_BYTES_MAX / width + 1, width);
+    assert!(!swept);
+    assert!(ranges >= COPY_KEYS_BYTES_MAX / RETAIN_BYTES_MAX - 1, "{ranges}");
 }
 
 #[test]

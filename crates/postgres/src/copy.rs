@@ -59,7 +59,14 @@ async fn one(
 ) -> Result<u64, PostgresError> {
     let shape = &table.shape;
     let quoted: Vec<String> = shape.columns.iter().map(quote).collect();
-    connection.copy_out(&copy_sql(table, &quoted.join(", "), "")).await?;
+    let columns = quoted.join(", ");
+    let sql = if table.filter.is_none() && !table.partitioned {
+        // The plain form is the fastest. Like ONLY, it leaves out tables that inherit.
+        format!("COPY {} ({columns}) TO STDOUT", quote_table(&shape.name))
+    } else {
+        copy_sql(table, &columns, "")
+    };
+    connection.copy_out(&sql).await?;
     let mut copy = TableCopy::new(shape.clone());
     outlet.state(State::Copying { table: shape.name.clone(), rows: 0 });
     while let Some(line) = connection.copy_line().await? {
@@ -69,8 +76,10 @@ async fn one(
         }
     }
     let rows = copy.rows();
-    let (batch, swept) = copy.finish();
-    outlet.send(batch).await?;
+    let (batches, swept) = copy.finish()?;
+    for batch in batches {
+        outlet.send(batch).await?;
+    }
     if !swept {
         scan_keys(connection, table, outlet).await?;
     }
