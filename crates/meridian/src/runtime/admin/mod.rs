@@ -7,6 +7,7 @@ mod facts;
 mod health;
 mod limits;
 mod listener;
+mod metrics;
 mod page;
 mod process;
 mod status;
@@ -115,6 +116,7 @@ fn router(port: Arc<Port>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status_json))
+        .route("/metrics", get(prometheus))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&port), bound))
         .with_state(port)
@@ -179,6 +181,13 @@ async fn readyz(State(port): State<Arc<Port>>) -> Response {
 
 async fn status_json(State(port): State<Arc<Port>>) -> Response {
     answer_json(StatusCode::OK, &status::document(&port.facts().await))
+}
+
+async fn prometheus(State(port): State<Arc<Port>>) -> Response {
+    match metrics::render(port.facts().await) {
+        Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
 }
 
 async fn unknown() -> Response {
