@@ -15,8 +15,9 @@ use crate::{LogPosition, frame::MAX_FRAME_BYTES};
 /// Bytes in front of an entry's frames.
 pub const ENTRY_HEADER_BYTES: usize = 20;
 
-/// The largest entry. A commit is bounded well below it.
-pub const MAX_ENTRY_BYTES: usize = 256 << 20;
+/// The largest entry. Commits are bounded well below it, but for one command that touches all
+/// keys, such as FLUSHALL.
+pub const MAX_ENTRY_BYTES: usize = 2 << 30;
 
 const MAGIC: u32 = 0x314e_444d; // "MDN1"
 const CRC_FROM: usize = 12;

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
 };
 
-use meridian_keyspace::Engine;
+use meridian_keyspace::{Engine, limits::MAX_VALUE_BYTES};
 use meridian_resp::{Args, Limits, RequestParser};
 use mio::{
     Interest, Registry, Token,
@@ -17,7 +17,7 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::limits::{BACKLOG_CLOSE_BYTES, BACKLOG_PAUSE_BYTES, READ_BYTES};
+use super::limits::{BACKLOG_PAUSE_BYTES, MAX_COMMAND_BYTES, READ_BYTES};
 
 /// Tokens below this are not connections.
 const FIRST_TOKEN: usize = 2;
@@ -53,6 +53,8 @@ pub struct Clients {
     places: std::collections::BTreeMap<u64, usize>,
     next_id: u64,
     max_clients: usize,
+    /// A client whose unsent replies exceed this is disconnected, in bytes.
+    max_output: usize,
     buffer: Box<[u8]>,
     args: Args,
     /// Connections refused because there were too many.
@@ -66,7 +68,7 @@ pub struct Clients {
 impl Clients {
     /// Clients of a listening socket that has been registered.
     #[must_use]
-    pub fn new(listener: TcpListener, max_clients: usize) -> Clients {
+    pub fn new(listener: TcpListener, max_clients: usize, max_output: usize) -> Clients {
         Clients {
             listener,
             connections: Vec::new(),
@@ -76,6 +78,7 @@ impl Clients {
             places: std::collections::BTreeMap::new(),
             next_id: 1,
             max_clients,
+            max_output,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             args: Args::new(),
             refused: 0,
@@ -174,7 +177,11 @@ impl Clients {
                 connection.partial.shrink_to(READ_BYTES);
             }
         }
-        let backlog = engine.clients().get(&connection.id).map_or(0, |c| c.backlog());
+        let client = engine.clients().get(&connection.id);
+        let backlog = client.map_or(0, |c| c.backlog());
+        if connection.parser.limits().unauthenticated && client.is_some_and(|c| c.authenticated) {
+            connection.parser.set_limits(limits(engine, connection.id));
+        }
         connection.paused = backlog > BACKLOG_PAUSE_BYTES;
         if connection.unread && !connection.paused {
             self.unread.push_back(place);
@@ -221,7 +228,7 @@ impl Clients {
             connection.unread = true;
             self.unread.push_back(place);
         }
-        let overrun = backlog > BACKLOG_CLOSE_BYTES;
+        let overrun = backlog > self.max_output;
         if overrun {
             tracing::warn!(client = connection.id, backlog, "client does not read its replies");
         }
@@ -265,7 +272,7 @@ impl Clients {
         let connection = Connection {
             stream,
             id,
-            parser: RequestParser::new(Limits::DEFAULT),
+            parser: RequestParser::new(limits(engine, id)),
             partial: Vec::new(),
             unread: false,
             paused: false,
@@ -277,6 +284,16 @@ impl Clients {
         }
         self.connections[place] = Some(connection);
         self.places.insert(id, place);
+    }
+}
+
+/// What a client's requests may take. A value must fit a frame, so bulks are shorter than Redis's.
+fn limits(engine: &Engine, id: u64) -> Limits {
+    Limits {
+        max_bulk_len: MAX_VALUE_BYTES as u32,
+        max_command_len: MAX_COMMAND_BYTES,
+        unauthenticated: engine.clients().get(&id).is_some_and(|c| !c.authenticated),
+        ..Limits::DEFAULT
     }
 }
 

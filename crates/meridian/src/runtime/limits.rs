@@ -20,8 +20,11 @@ pub const READ_BYTES: usize = 64 << 10;
 /// A client whose unsent replies exceed this is not read from until they have gone, in bytes.
 pub const BACKLOG_PAUSE_BYTES: usize = 1 << 20;
 
-/// A client whose unsent replies exceed this is disconnected, in bytes.
-pub const BACKLOG_CLOSE_BYTES: usize = 512 << 20;
+/// The longest command of a client, in bytes: all of it may go to one partition, whose frame is
+/// applied whole or not at all.
+pub const MAX_COMMAND_BYTES: u32 = 64 << 20;
+
+const _: () = assert!((MAX_COMMAND_BYTES as usize) < meridian_keyspace::limits::MAX_COMMAND_BYTES);
 
 /// Messages of other threads that may wait for the executor.
 pub const INBOUND_MESSAGES: usize = 1024;

@@ -31,7 +31,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use meridian_clock::Origin;
-use meridian_disk::{DataDir, DiskStorage, Opened};
+use meridian_disk::{DataDir, DiskStorage, LogSyncer, Opened};
 use meridian_dns::DnsServer;
 use meridian_failover::{ControlState, DnsTable};
 use meridian_keyspace::{Ablations, Engine, EngineConfig, StageConfig};
@@ -106,6 +106,7 @@ struct Node {
     handle: ExecutorHandle,
     tasks: Vec<(&'static str, Task)>,
     threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)>,
+    syncer: Arc<LogSyncer>,
     _dns: DnsServer,
 }
 
@@ -151,12 +152,14 @@ impl Node {
             peers: peers.clone(),
             ablations: Ablations::default(),
         };
-        let max_clients = config.cluster.limits.max_clients as usize;
+        let limits = &config.cluster.limits;
+        let (max_clients, max_output) =
+            (limits.max_clients as usize, limits.client_output.0 as usize);
         let syncer = Arc::new(opened.syncer);
         let executor = Executor::new(Parts {
             node: DataNode::new(engine, data),
             log: opened.writer,
-            clients: clients::Clients::new(listener, max_clients),
+            clients: clients::Clients::new(listener, max_clients, max_output),
             poll,
             inbound,
             outgoing: to_network,
@@ -250,7 +253,7 @@ impl Node {
         }
 
         let durability = config.durability();
-        let sync_shared = Arc::clone(&shared);
+        let (sync_shared, last_syncer) = (Arc::clone(&shared), Arc::clone(&syncer));
         let checkpointer = checkpointer::Checkpointer {
             checkpoint: opened.checkpoint,
             reader: opened.reader,
@@ -263,7 +266,7 @@ impl Node {
             ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
             ("checkpoint", Box::new(move || checkpointer.run())),
         ];
-        Ok(Node { executor, handle, tasks, threads, _dns: dns })
+        Ok(Node { executor, handle, tasks, threads, syncer: last_syncer, _dns: dns })
     }
 
     /// Runs everything until a signal comes or something fails.
@@ -316,7 +319,9 @@ impl Node {
             }
             handle.send(inbound::ToExecutor::Stop).await
         })?;
-        thread.join().map_err(|_| anyhow!("the executor thread panicked"))?
+        thread.join().map_err(|_| anyhow!("the executor thread panicked"))??;
+        self.syncer.sync().context("syncing the log for the last time")?;
+        Ok(())
     }
 }
 
