@@ -20,6 +20,8 @@ mod codec;
 mod config;
 mod error;
 mod group;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod recovered;
 mod store;

@@ -66,6 +66,8 @@ fn check_entries(prev_term: u64, leader_term: u64, entries: &[Entry]) -> Result<
 
 fn check_mark(mark: Mark, term_max: u64) -> Result<(), &'static str> {
     check_index(mark.index)?;
+    // The library takes term zero beyond its log for a match with it.
+    require((mark.index == 0) == (mark.term == 0), "a log position without a term")?;
     require(mark.term <= term_max, "a log position from the future")
 }
 
@@ -90,6 +92,11 @@ fn check_against_state(from: u16, message: &Message, node: &RawNode<LogStore>) -
             if is_present && region(raft.leader_id).is_some_and(|leader| leader != from) =>
         {
             return invalid("a second leader in one term");
+        }
+        Body::Snapshot { last: Mark { index, term }, .. }
+            if index == raft.raft_log.committed && !raft.raft_log.match_term(index, term) =>
+        {
+            return invalid("a snapshot that contradicts what is committed");
         }
         Body::TimeoutNow if raft.leader_id != raft_id(from) || !is_present => {
             return invalid("only the leader hands over");
