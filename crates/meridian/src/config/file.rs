@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::size::Size;
 
+/// The topology that is used where none is given: three regions on this machine.
+pub const EXAMPLE: &str = include_str!("../../../../regions/three-region.yaml");
+
 /// The largest topology file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -240,20 +243,26 @@ pub struct PostgresSection {
 }
 
 impl ClusterFile {
+    /// The topology in `path`, or without one the example; and its text.
+    ///
+    /// # Errors
+    /// As [`ClusterFile::read`].
+    pub fn open(path: Option<&Path>) -> Result<(ClusterFile, String)> {
+        match path {
+            Some(path) => read_text(path).and_then(|text| {
+                let file = ClusterFile::parse(&text).with_context(|| path.display().to_string())?;
+                Ok((file, text))
+            }),
+            None => Ok((ClusterFile::parse(EXAMPLE)?, EXAMPLE.to_owned())),
+        }
+    }
+
     /// Reads and checks a topology file.
     ///
     /// # Errors
     /// Names the file, the field, and what would be right.
     pub fn read(path: &Path) -> Result<ClusterFile> {
-        let name = || path.display().to_string();
-        let length = std::fs::metadata(path)
-            .with_context(|| format!("cannot read the topology file {}", path.display()))?
-            .len();
-        if length > FILE_BYTES_MAX {
-            bail!("{}: {length} bytes; a topology has up to {FILE_BYTES_MAX}", path.display());
-        }
-        let text = std::fs::read_to_string(path).with_context(name)?;
-        ClusterFile::parse(&text).with_context(name)
+        Ok(ClusterFile::open(Some(path))?.0)
     }
 
     /// As [`ClusterFile::read`], from a text.
@@ -262,6 +271,15 @@ impl ClusterFile {
         file.check()?;
         Ok(file)
     }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let what = || format!("cannot read the topology file {}", path.display());
+    let length = std::fs::metadata(path).with_context(what)?.len();
+    if length > FILE_BYTES_MAX {
+        bail!("{}: {length} bytes; a topology has up to {FILE_BYTES_MAX}", path.display());
+    }
+    std::fs::read_to_string(path).with_context(what)
 }
 
 fn default_partitions() -> u16 {

@@ -13,7 +13,7 @@ mod paths;
 mod secret;
 mod size;
 
-pub use file::{AppendFsync, ClusterFile, Limits, PostgresSection, Region, Storage};
+pub use file::{AppendFsync, ClusterFile, EXAMPLE, Region};
 pub use node::{NodeConfig, Overrides};
 pub use paths::Paths;
 pub use secret::Secret;

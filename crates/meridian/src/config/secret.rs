@@ -28,6 +28,19 @@ impl Secret {
         Ok(Secret(text))
     }
 
+    /// A password from an environment variable; an empty one counts as none.
+    ///
+    /// # Errors
+    /// As [`Secret::new`], and when it is not text.
+    pub fn from_environment(variable: &str) -> Result<Option<Secret>> {
+        match std::env::var(variable) {
+            Ok(text) if text.is_empty() => Ok(None),
+            Ok(text) => Secret::new(text).map(Some).with_context(|| variable.to_owned()),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => bail!("{variable} is not text"),
+        }
+    }
+
     /// Reads a file that holds a password and at most a line break behind it.
     ///
     /// # Errors

@@ -8,8 +8,6 @@ use meridian_keyspace::Durability;
 
 use super::*;
 
-const SHIPPED: &str = include_str!("../../../../regions/three-region.yaml");
-
 const SMALL: &str = "
 cluster: shop
 regions:
@@ -47,7 +45,7 @@ fn node(text: &str, region: &str, overrides: Overrides) -> anyhow::Result<NodeCo
 
 #[test]
 fn the_shipped_topology_is_sound() {
-    let file = ClusterFile::parse(SHIPPED).unwrap();
+    let file = ClusterFile::parse(EXAMPLE).unwrap();
     assert_eq!(file.names(), ["us-east", "eu-central", "ap-southeast"]);
     assert_eq!((file.partitions, file.dns.ttl_s), (16, 5));
     assert_eq!(file.round_trip_ms("ap-southeast", "us-east"), Some(220));
@@ -61,7 +59,7 @@ fn the_shipped_topology_is_sound() {
 
 #[test]
 fn the_shipped_topology_spells_out_defaults_as_they_are() {
-    let file = ClusterFile::parse(SHIPPED).unwrap();
+    let file = ClusterFile::parse(EXAMPLE).unwrap();
     let small = ClusterFile::parse(SMALL).unwrap();
     assert_eq!(file.storage, small.storage);
     assert_eq!(file.limits, small.limits);
@@ -71,7 +69,7 @@ fn the_shipped_topology_spells_out_defaults_as_they_are() {
 
 #[test]
 fn a_file_written_by_the_program_is_read_again() {
-    let file = ClusterFile::parse(SHIPPED).unwrap();
+    let file = ClusterFile::parse(EXAMPLE).unwrap();
     let text = serde_yaml_ng::to_string(&file).unwrap();
     assert_eq!(ClusterFile::parse(&text).unwrap(), file);
 }

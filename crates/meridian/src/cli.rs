@@ -1,0 +1,377 @@
+//! The command line: what can be said, and the help that teaches it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::AppendFsync;
+
+const EXAMPLES: &str = "\
+Try it:
+  meridian up                                   three regions on this machine
+  redis-cli -h 127.0.0.1 -p 7379 set greeting hello
+  redis-cli -h 127.0.0.2 -p 7379 get greeting   the same key in another region
+  meridian status                               how they are
+  meridian wan cut us-east eu-central           break a link, then: meridian wan heal
+
+Run a region as a service:
+  meridian cert init && meridian cert issue us-east
+  meridian node --config regions.yaml --region us-east
+
+`meridian help COMMAND` says more about each. Exit codes: 0 done, 1 failed, 2 not understood.";
+
+/// An active-active data platform over several regions that speaks Redis.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version, after_help = EXAMPLES, subcommand_required = true)]
+#[command(arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one region's node, as a service would.
+    Node(NodeArgs),
+    /// Run every region on this machine, with the WAN's delays between them.
+    Up(UpArgs),
+    /// Stop a cluster that `meridian up` runs.
+    Down(RunningArgs),
+    /// Show how each region is, as it says itself.
+    Status(StatusArgs),
+    /// Break and mend the links of a cluster that `meridian up` runs.
+    #[command(after_help = WAN_EXAMPLES)]
+    Wan(WanArgs),
+    /// Kill, freeze and start regions of a cluster that `meridian up` runs.
+    #[command(after_help = REGION_EXAMPLES)]
+    Region(RegionArgs),
+    /// Make and inspect the cluster's certificates.
+    #[command(after_help = CERT_EXAMPLES)]
+    Cert(CertArgs),
+    /// Check a topology file, or print one to start from.
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config(ConfigArgs),
+}
+
+/// Which cluster.
+#[derive(Args, Clone, Debug)]
+pub struct ClusterArgs {
+    /// Topology file; without it the three regions of `meridian config example`.
+    #[arg(long, short, global = true, value_name = "FILE", env = "MERIDIAN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Directory that holds a directory for each region [default: below ~/.local/state].
+    #[arg(long, global = true, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+const NODE_HELP: &str = "\
+Examples:
+  meridian node --config regions.yaml --region us-east
+  MERIDIAN_PASSWORD=… meridian node -c regions.yaml --region us-east --appendfsync always
+
+Secrets come by the environment, or by files that the topology names; they are never printed:
+  MERIDIAN_PASSWORD             what Redis clients must AUTH with (auth.password_file)
+  MERIDIAN_POSTGRES_URL         the Postgres to follow (postgres.url)
+  MERIDIAN_POSTGRES_PASSWORD    its password (postgres.password_file)
+
+SIGTERM and SIGINT end it in an orderly way; SIGKILL loses nothing that was acknowledged under
+`appendfsync always`, and up to a second under `everysec`, as with Redis.";
+
+/// One node.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = NODE_HELP)]
+pub struct NodeArgs {
+    /// Topology file, the same in every region.
+    #[arg(long, short, value_name = "FILE", env = "MERIDIAN_CONFIG")]
+    pub config: PathBuf,
+    /// Which of its regions this is.
+    #[arg(long, short, value_name = "NAME", env = "MERIDIAN_REGION")]
+    pub region: String,
+    /// Directory that holds a directory for each region [default: below ~/.local/state].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of ca.pem, node.pem and node.key [default: DATA_DIR/NAME/certificates].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
+    pub certificates: Option<PathBuf>,
+    /// When a write is acknowledged: on disk, or on disk within a second.
+    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
+    pub appendfsync: Option<AppendFsync>,
+    /// What is logged: a level, or a filter such as info,meridian_mesh=debug.
+    #[arg(long, value_name = "FILTER", env = "MERIDIAN_LOG")]
+    pub log: Option<String>,
+    /// Reach a peer at another address than the topology's; may be repeated.
+    #[arg(long, value_name = "NAME=HOST:PORT", value_parser = peer)]
+    pub peer: Vec<(String, String)>,
+    /// End when the standard input closes: with whoever started this node.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+const UP_HELP: &str = "\
+Examples:
+  meridian up                          until Ctrl-C, data kept for the next time
+  meridian up --data-dir /tmp/try      data somewhere else
+  meridian up --no-wan                 regions as near as processes are
+  meridian up --with-postgres postgresql://me@127.0.0.1/shop
+                                       rows are read as pg:<table>:<key> in every region
+
+Certificates are made when there are none. Each node's log is DATA_DIR/REGION/node.log.";
+
+/// A cluster on this machine.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = UP_HELP)]
+pub struct UpArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// No delay between regions.
+    #[arg(long, visible_alias = "no-delay")]
+    pub no_wan: bool,
+    /// Follow this Postgres from the primary region (MERIDIAN_POSTGRES_URL hides a password better).
+    #[arg(long, value_name = "URL")]
+    pub with_postgres: Option<String>,
+    /// When a write is acknowledged: on disk, or on disk within a second.
+    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
+    pub appendfsync: Option<AppendFsync>,
+    /// What the nodes log: a level, or a filter such as info,meridian_mesh=debug.
+    #[arg(long, value_name = "FILTER", env = "MERIDIAN_LOG")]
+    pub log: Option<String>,
+    /// End when the standard input closes: with whoever started this.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// A cluster that `up` runs.
+#[derive(Args, Clone, Debug)]
+pub struct RunningArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// How the regions are.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What the regions answered, as JSON, instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const WAN_EXAMPLES: &str = "\
+Examples:
+  meridian wan show                             every link: delay, loss, packets
+  meridian wan cut us-east eu-central           nothing passes between the two
+  meridian wan cut us-east --one-way            nothing leaves us-east
+  meridian wan heal                             everything passes again
+  meridian wan set us-east eu-central --rtt-ms 300 --loss 0.02";
+
+/// Links.
+#[derive(Args, Clone, Debug)]
+pub struct WanArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do with the links.
+    #[command(subcommand)]
+    pub action: WanAction,
+}
+
+/// What can be done with links.
+#[derive(Clone, Debug, Subcommand)]
+pub enum WanAction {
+    /// List the links.
+    Show,
+    /// Let nothing through; packets under way are lost.
+    Cut {
+        /// A region.
+        from: String,
+        /// The other; without it all links of the first.
+        to: Option<String>,
+        /// Only what goes from the first to the other.
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// Let everything through again.
+    Heal {
+        /// A region; without it all links.
+        from: Option<String>,
+        /// The other; without it all links of the first.
+        to: Option<String>,
+    },
+    /// Change a link's delay and loss.
+    Set {
+        /// A region.
+        from: String,
+        /// The other.
+        to: String,
+        /// Round trip in milliseconds.
+        #[arg(long, value_name = "MS")]
+        rtt_ms: u64,
+        /// Probability that a packet is lost, 0 to 1.
+        #[arg(long, default_value_t = 0.0)]
+        loss: f64,
+        /// Packets take up to this much longer, in milliseconds.
+        #[arg(long, value_name = "MS", default_value_t = 0)]
+        jitter_ms: u64,
+    },
+}
+
+const REGION_EXAMPLES: &str = "\
+Examples:
+  meridian region kill us-east      SIGKILL, as a power cut would
+  meridian region start us-east     start it again from its directory
+  meridian region freeze us-east    SIGSTOP: it is there and says nothing
+  meridian region thaw us-east";
+
+/// Regions.
+#[derive(Args, Clone, Debug)]
+pub struct RegionArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: RegionAction,
+}
+
+/// What can be done with a region's process.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RegionAction {
+    /// End it at once (SIGKILL).
+    Kill {
+        /// The region.
+        name: String,
+    },
+    /// End it in an orderly way (SIGTERM).
+    Stop {
+        /// The region.
+        name: String,
+    },
+    /// Start it again.
+    Start {
+        /// The region.
+        name: String,
+    },
+    /// Stop its clock, as it were (SIGSTOP).
+    Freeze {
+        /// The region.
+        name: String,
+    },
+    /// Let it go on (SIGCONT).
+    Thaw {
+        /// The region.
+        name: String,
+    },
+}
+
+const CERT_EXAMPLES: &str = "\
+Regions prove to each other who they are by certificates of the cluster's own authority.
+  meridian cert init                        make the authority: DATA_DIR/ca
+  meridian cert issue us-east               a certificate for a region: DATA_DIR/us-east/certificates
+  meridian cert issue us-east --out DIR     … to take to its machine
+  meridian cert show                        what there is and until when it is valid
+
+Keep ca.key away from the nodes; they do not need it. `issue` again renews a certificate; a node
+reads it when it starts. `meridian up` makes what is missing by itself.";
+
+/// Certificates.
+#[derive(Args, Clone, Debug)]
+pub struct CertArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: CertAction,
+}
+
+/// What can be done with certificates.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertAction {
+    /// Make the cluster's authority.
+    Init,
+    /// Issue certificates for regions.
+    Issue {
+        /// The regions; all of the topology if none is named.
+        regions: Vec<String>,
+        /// Where to, for a single region [default: DATA_DIR/REGION/certificates].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// List certificates and until when they are valid.
+    Show,
+}
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  meridian config example > regions.yaml    a topology with comments, to start from
+  meridian config check regions.yaml        what it says, or what is wrong with it";
+
+/// Topology files.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+/// What can be done with topology files.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Read a file and say what it describes.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Print it with every default filled in.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Print the three-region topology with its comments.
+    Example,
+}
+
+fn peer(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() && address.contains(':') => {
+            Ok((name.to_owned(), address.to_owned()))
+        }
+        _ => Err("expected NAME=HOST:PORT".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn peers_are_names_and_addresses() {
+        assert_eq!(peer("eu=127.0.0.1:9"), Ok(("eu".into(), "127.0.0.1:9".into())));
+        for bad in ["", "eu", "eu=", "=127.0.0.1:9", "eu=host"] {
+            assert!(peer(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} has no help", argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

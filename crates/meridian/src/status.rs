@@ -1,0 +1,217 @@
+//! `meridian status`: what every region says of itself, side by side.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::cli::StatusArgs;
+use crate::config::{ClusterFile, Region};
+use crate::http;
+
+/// How long a region may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// What a region answered.
+struct Told {
+    name: String,
+    /// Its status, or why there is none.
+    status: Result<Value>,
+}
+
+/// Asks every region and prints what they say.
+///
+/// # Errors
+/// When no region answers.
+pub fn run(args: &StatusArgs) -> Result<()> {
+    let (cluster, _) = ClusterFile::open(args.cluster.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the I/O runtime")?;
+    let told = runtime.block_on(ask_all(&cluster));
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let all: Map<String, Value> = told.iter().map(as_json).collect();
+        writeln!(out, "{}", Value::Object(all))?;
+    } else {
+        out.write_all(table(&told).as_bytes())?;
+    }
+    out.flush()?;
+    ensure!(told.iter().any(|told| told.status.is_ok()), "no region answers");
+    Ok(())
+}
+
+async fn ask_all(cluster: &ClusterFile) -> Vec<Told> {
+    let asked: Vec<_> = cluster
+        .regions
+        .iter()
+        .map(|region| (region.name.clone(), tokio::spawn(ask(region.clone()))))
+        .collect();
+    let mut told = Vec::new();
+    for (name, answer) in asked {
+        let status = answer.await.context("a task").and_then(|status| status);
+        told.push(Told { name, status });
+    }
+    told
+}
+
+async fn ask(region: Region) -> Result<Value> {
+    let admin = region.operator_address(region.admin);
+    let answer = http::get(admin, "/status", ANSWER_WITHIN).await?;
+    ensure!(answer.status == 200, "http://{admin}/status: code {}", answer.status);
+    serde_json::from_str(&answer.body).with_context(|| format!("http://{admin}/status"))
+}
+
+fn as_json(told: &Told) -> (String, Value) {
+    let value = match &told.status {
+        Ok(status) => status.clone(),
+        Err(error) => json!({ "error": format!("{error:#}") }),
+    };
+    (told.name.clone(), value)
+}
+
+/// A row for each region, then a row for each pair, then what is not well.
+fn table(told: &[Told]) -> String {
+    let mut regions = vec![
+        ["region", "health", "state", "primary", "epoch", "keys", "cdc", "version"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut pairs =
+        vec![["from", "to", "connected", "rtt", "lag", "behind"].map(str::to_owned).to_vec()];
+    let mut complaints = Vec::new();
+    for Told { name, status } in told {
+        match status {
+            Ok(status) => {
+                regions.push(region_row(name, status));
+                pairs.extend(pair_rows(name, status));
+                let reasons = status["health"]["reasons"].as_array().into_iter().flatten();
+                complaints
+                    .extend(reasons.filter_map(Value::as_str).map(|r| format!("{name}: {r}")));
+            }
+            Err(error) => {
+                let mut row = vec![name.clone(), "no answer".to_owned()];
+                row.resize(regions[0].len(), "-".to_owned());
+                regions.push(row);
+                complaints.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+    let mut text = columns(&regions);
+    if pairs.len() > 1 {
+        text.push('\n');
+        text.push_str(&columns(&pairs));
+    }
+    if !complaints.is_empty() {
+        text.push('\n');
+        complaints.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+    }
+    text
+}
+
+fn region_row(name: &str, status: &Value) -> Vec<String> {
+    let cdc = match (&status["cdc"]["state"], &status["cdc"]["lsn"]) {
+        (Value::String(state), Value::String(lsn)) => format!("{state} {lsn}"),
+        (state, _) => word(state),
+    };
+    vec![
+        name.to_owned(),
+        word(&status["health"]["level"]),
+        word(&status["regions"][name]["state"]),
+        word(&status["primary"]),
+        word(&status["epoch"]),
+        word(&status["keys"]),
+        cdc,
+        word(&status["version"]),
+    ]
+}
+
+fn pair_rows(name: &str, status: &Value) -> Vec<Vec<String>> {
+    let peers = status["peers"].as_object().into_iter().flatten();
+    let row = |(peer, facts): (&String, &Value)| {
+        vec![
+            name.to_owned(),
+            peer.clone(),
+            word(&facts["connected"]),
+            figure(&facts["rtt_ms"], "ms"),
+            figure(&facts["lag_ms"], "ms"),
+            figure(&facts["lag_bytes"], "B"),
+        ]
+    };
+    peers.map(row).collect()
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn figure(value: &Value, unit: &str) -> String {
+    match (value.as_u64(), value.as_f64()) {
+        (Some(whole), _) => format!("{whole} {unit}"),
+        (None, Some(number)) => format!("{number:.1} {unit}"),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// Aligns rows under their heading.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_stand_side_by_side() {
+        let status = json!({
+            "version": "0.1.0", "epoch": 4, "primary": "us", "keys": 12,
+            "regions": {"us": {"state": "up"}},
+            "health": {"level": "degraded", "reasons": ["fsync is slow"]},
+            "peers": {"eu": {"connected": true, "rtt_ms": 80.25, "lag_ms": 3, "lag_bytes": 0}},
+            "cdc": {"state": "streaming", "lsn": "0/16"}
+        });
+        let told = [
+            Told { name: "us".into(), status: Ok(status) },
+            Told { name: "eu".into(), status: Err(anyhow::anyhow!("refused")) },
+        ];
+        assert_eq!(
+            table(&told),
+            "region  health     state  primary  epoch  keys  cdc             version\n\
+             us      degraded   up     us       4      12    streaming 0/16  0.1.0\n\
+             eu      no answer  -      -        -      -     -               -\n\
+             \n\
+             from  to  connected  rtt      lag   behind\n\
+             us    eu  yes        80.2 ms  3 ms  0 B\n\
+             \n\
+             us: fsync is slow\n\
+             eu: refused\n"
+        );
+    }
+
+    #[test]
+    fn what_a_region_does_not_say_is_a_dash() {
+        let told = [Told { name: "us".into(), status: Ok(json!({})) }];
+        assert_eq!(
+            table(&told).lines().nth(1),
+            Some("us      -       -      -        -      -     -    -")
+        );
+    }
+}
