@@ -167,8 +167,7 @@ impl Group {
             Message::decode(bytes).ok_or(Error::Invalid { from, reason: "does not decode" })?;
         validate::check(from, &message, &self.node)?;
         self.check_not_congested()?;
-        if matches!(message.body, codec::Body::Propose { .. }) && !self.is_leader() {
-            // Not passed on: a proposal travels one hop, or it could circle between followers.
+        if self.is_pointless(from, &message) {
             return Ok(());
         }
         let message = translate::incoming(from, self.config.id, message, &self.node.store().voters);
@@ -352,6 +351,19 @@ impl Group {
             if progress.is_some_and(|progress| progress.state == ProgressState::Snapshot) {
                 self.node.report_snapshot(raft_id(peer), SnapshotStatus::Failure);
             }
+        }
+    }
+
+    /// Honest messages that came too late, or the wrong way.
+    fn is_pointless(&self, from: u16, message: &Message) -> bool {
+        match message.body {
+            // Not passed on: a proposal travels one hop, or it could circle between followers.
+            codec::Body::Propose { .. } => !self.is_leader(),
+            // Only the leader that is followed hands over; an overtaken word of it does not count.
+            codec::Body::TimeoutNow => {
+                self.leader() != Some(from) || message.term != self.node.raft.term
+            }
+            _ => false,
         }
     }
 

@@ -5,7 +5,7 @@ use raft::{RawNode, StateRole};
 
 use crate::codec::{Body, Entry, Mark, Message, Rejection};
 use crate::limits::{MAX_APPEND_ENTRIES, MAX_INDEX, MAX_PROPOSAL_BYTES, MAX_STATE_BYTES, MAX_TERM};
-use crate::store::{LogStore, raft_id, region};
+use crate::store::{LogStore, region};
 use crate::{Error, Result};
 
 /// Checks a decoded message from voter `from` against itself and against our state.
@@ -97,9 +97,6 @@ fn check_against_state(from: u16, message: &Message, node: &RawNode<LogStore>) -
             if index == raft.raft_log.committed && !raft.raft_log.match_term(index, term) =>
         {
             return invalid("a snapshot that contradicts what is committed");
-        }
-        Body::TimeoutNow if raft.leader_id != raft_id(from) || !is_present => {
-            return invalid("only the leader hands over");
         }
         Body::AppendResponse { index, rejected, .. }
             if is_present
