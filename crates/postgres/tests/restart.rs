@@ -87,6 +87,7 @@ async fn crashes_while_a_writer_goes_on() {
     let writer = writer(server.postgres.url());
     let mut mirror = Mirror::default();
     for crash in 0..8 {
+        let resumes = mirror.position.is_some();
         let mut follow = Follow::start(server.config(), mirror);
         // Some batches are stored, some only handed on, some stored but never acknowledged.
         for count in 0..3 + crash * 2 {
@@ -102,6 +103,8 @@ async fn crashes_while_a_writer_goes_on() {
                 assert!(acknowledged <= position.lsn);
             }
         }
+        let snapshots = follow.handle.status().borrow().totals.snapshots;
+        assert_eq!(snapshots, u64::from(!resumes), "a copy because of a crash");
         mirror = follow.stop().await;
     }
     writer.stop().await;
