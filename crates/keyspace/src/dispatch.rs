@@ -210,9 +210,7 @@ impl Dispatcher {
         let mut out = std::mem::take(&mut client.out);
         match self.admit(env, client, args) {
             Err(error) => {
-                if let Some(transaction) = &mut client.transaction {
-                    transaction.broken = true;
-                }
+                let error = refuse(client, args, error, &mut outcome);
                 Writer::new(&mut out, client.protocol).error_bytes(&error);
             }
             Ok((_, spec)) if client.transaction.is_some() && !is_immediate(spec.name) => {
@@ -267,9 +265,7 @@ impl Dispatcher {
         let now = stage.now();
         let expired = client.watched.iter().any(|(key, was)| *was && !is_visible(stage, key, now));
         let broken = client.watch_broken || expired;
-        client.watched.clear();
-        client.watch_broken = false;
-        outcome.watch_changed = true;
+        end_transaction(client, outcome);
         let mut reply = Writer::new(out, client.protocol);
         if transaction.broken {
             reply.error("EXECABORT Transaction discarded because of previous errors.");
@@ -324,6 +320,32 @@ fn is_immediate(name: &str) -> bool {
     matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
 }
 
+/// A command that cannot run spoils the transaction that is open; an EXEC ends it.
+fn refuse(client: &mut Client, args: &[&[u8]], error: Vec<u8>, outcome: &mut Outcome) -> Vec<u8> {
+    if args.first().is_some_and(|name| name.eq_ignore_ascii_case(b"exec")) {
+        end_transaction(client, outcome);
+        let reason = error.strip_prefix(b"ERR ").unwrap_or(&error);
+        return [b"EXECABORT Transaction discarded because of: ", reason].concat();
+    }
+    if let Some(transaction) = &mut client.transaction {
+        transaction.broken = true;
+    }
+    error
+}
+
+/// Closes a transaction, however it ended.
+pub(crate) fn end_transaction(client: &mut Client, outcome: &mut Outcome) {
+    client.transaction = None;
+    end_watch(client, outcome);
+}
+
+/// Forgets what the client watches.
+pub(crate) fn end_watch(client: &mut Client, outcome: &mut Outcome) {
+    outcome.watch_changed |= !client.watched.is_empty();
+    client.watched.clear();
+    client.watch_broken = false;
+}
+
 fn queue(client: &mut Client, args: &[&[u8]], out: &mut Vec<u8>) {
     let mut reply = Writer::new(out, client.protocol);
     let Some(transaction) = &mut client.transaction else {
@@ -353,13 +375,11 @@ pub(crate) fn multi(call: &mut Call<'_>) {
 
 /// DISCARD.
 pub(crate) fn discard(call: &mut Call<'_>) {
-    if call.client.transaction.take().is_none() {
+    if call.client.transaction.is_none() {
         call.reply.error("ERR DISCARD without MULTI");
         return;
     }
-    call.client.watched.clear();
-    call.client.watch_broken = false;
-    call.outcome.watch_changed = true;
+    end_transaction(call.client, call.outcome);
     call.reply.ok();
 }
 

@@ -181,8 +181,10 @@ impl Filter {
                 filter.other_type = !is_normal(kind)?;
             }
             [word, ids @ ..] if word.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                let ids: Option<Vec<ClientId>> = ids.iter().map(|id| parse_id(id)).collect();
-                filter.ids = Some(ids.ok_or(b"ERR Invalid client ID")?);
+                let ids = ids.iter().map(|id| numbers::integer(id).ok());
+                let ids: Option<Vec<i64>> = ids.collect();
+                let ids = ids.ok_or(b"ERR Invalid client ID")?;
+                filter.ids = Some(ids.iter().filter_map(|id| u64::try_from(*id).ok()).collect());
             }
             _ => return Err(SYNTAX.into()),
         }

@@ -3,7 +3,7 @@
 use meridian_resp::Protocol;
 
 use super::{SYNTAX, clients, numbers, spec::Spec};
-use crate::dispatch::{Call, Environment};
+use crate::dispatch::{Call, Environment, end_transaction};
 
 pub(super) static TABLE: &[Spec] = &[
     Spec::plain("ping", -1, ping),
@@ -169,14 +169,11 @@ fn quit(call: &mut Call<'_>) {
 }
 
 fn reset(call: &mut Call<'_>) {
+    end_transaction(call.client, call.outcome);
     let client = &mut *call.client;
-    client.transaction = None;
-    client.watched.clear();
-    client.watch_broken = false;
     client.name.clear();
     client.protocol = Protocol::Resp2;
     client.authenticated = call.env.password.is_none();
-    call.outcome.watch_changed = true;
     call.reply.simple("RESET");
 }
 

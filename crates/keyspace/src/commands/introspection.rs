@@ -12,7 +12,7 @@ pub(super) static TABLE: &[Spec] =
     &[Spec::plain("command", -1, command).with_subcommands(SUBCOMMANDS)];
 
 const SUBCOMMANDS: &[(&str, i32)] =
-    &[("count", 2), ("info", -2), ("docs", -2), ("list", -2), ("getkeys", -3), ("help", 2)];
+    &[("count", 2), ("info", -2), ("docs", -2), ("list", -2), ("getkeys", -4), ("help", 2)];
 
 const HELP: &[&str] = &[
     "(no subcommand)",

@@ -128,5 +128,6 @@ pub(super) fn invalid_expire(command: &str) -> String {
 /// The deadline at `ms`; none if it has passed. What lies beyond the last stamp is moved there.
 pub(super) fn future(ms: u64, now: Time) -> Option<Time> {
     let deadline = Time::from_ms(ms.min(MAX_DEADLINE_MS));
-    (deadline > now).then_some(deadline)
+    // In whole milliseconds, as Redis compares: a time to live of zero has passed.
+    (ms > now.as_ms() && deadline > now).then_some(deadline)
 }

@@ -3,7 +3,7 @@
 
 use super::spec::{ALL_KEYS, Spec};
 use crate::{
-    dispatch::{Call, discard, exec_row, is_visible, multi},
+    dispatch::{Call, discard, end_watch, exec_row, is_visible, multi},
     limits::MAX_WATCHED_KEYS,
 };
 
@@ -33,8 +33,6 @@ fn watch(call: &mut Call<'_>) {
 }
 
 fn unwatch(call: &mut Call<'_>) {
-    call.client.watched.clear();
-    call.client.watch_broken = false;
-    call.outcome.watch_changed = true;
+    end_watch(call.client, call.outcome);
     call.reply.ok();
 }
