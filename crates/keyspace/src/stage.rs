@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::{
     ablations::Ablations,
     limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS},
+    mirror::MIRROR_PREFIX,
     partition::Partition,
     slot::{SLOTS, slot_of},
     table::SlotTable,
@@ -70,6 +71,7 @@ pub struct Stage {
     watched: BTreeSet<Box<[u8]>>,
     touched: Vec<Box<[u8]>>,
     ops_applied: u64,
+    foreign_mirror_ops: u64,
 }
 
 impl Stage {
@@ -91,6 +93,7 @@ impl Stage {
             watched: BTreeSet::new(),
             touched: Vec::new(),
             ops_applied: 0,
+            foreign_mirror_ops: 0,
         }
     }
 
@@ -189,6 +192,13 @@ impl Stage {
     #[must_use]
     pub fn ops_applied(&self) -> u64 {
         self.ops_applied
+    }
+
+    /// Operations on mirrored rows that came from other regions. While this region follows
+    /// Postgres, one of them means that a former primary had written what was not known here.
+    #[must_use]
+    pub fn foreign_mirror_ops(&self) -> u64 {
+        self.foreign_mirror_ops
     }
 
     /// Bytes in the commit that is being filled.
@@ -435,6 +445,7 @@ impl Stage {
             let table = &mut self.tables[usize::from(slot)];
             let effect = table.change(op.key, |object| object.apply(&op, &context, me, seed));
             self.ops_applied += 1;
+            self.foreign_mirror_ops += u64::from(op.key.starts_with(MIRROR_PREFIX));
             if effect != Effect::default() || !self.watched.is_empty() {
                 self.after(op.key, slot, number, effect);
             }

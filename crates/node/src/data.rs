@@ -12,7 +12,7 @@ use meridian_replication::{
 };
 
 use crate::{
-    limits::{RESUBSCRIBE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS, WATERMARK_EVERY_MS},
+    limits::{RESUBSCRIBE_EVERY_MS, STALLED_LOOKS, SWEEP_EVERY_MS, SWEEP_SLOTS, WATERMARK_EVERY_MS},
     wire::PeerMessage,
 };
 
@@ -105,6 +105,9 @@ pub struct DataNode {
     resubscribe_due_ms: u64,
     sweep_due_ms: u64,
     sweep_slot: u16,
+    /// Frames applied when stalls were last looked for, and for how many looks nothing came
+    /// although peers have more.
+    stall: (u64, u32),
     /// The tailer's batches are compared with what each partition has, until one is applied
     /// that is only a part of a transaction.
     filter_mirror: bool,
@@ -134,6 +137,7 @@ impl DataNode {
             resubscribe_due_ms: 0,
             sweep_due_ms: 0,
             sweep_slot: 0,
+            stall: (0, 0),
             filter_mirror: true,
             frames_applied: 0,
             frames_from_the_future: 0,
@@ -226,6 +230,7 @@ impl DataNode {
         }
         if now_ms >= self.resubscribe_due_ms {
             self.resubscribe_due_ms = now_ms + RESUBSCRIBE_EVERY_MS;
+            self.look_for_stalls();
             let missed = std::mem::take(&mut self.missed);
             self.reroute((!missed.is_empty()).then_some(&missed));
         }
@@ -443,6 +448,25 @@ impl DataNode {
             let request = Subscribe { number: state.number, origins, vectors };
             let (session, message) = (state.session, PeerMessage::Subscribe(request));
             self.effects.push(DataEffect::Send { peer, session, message });
+        }
+    }
+
+    /// The safety net under every lost message: peers have what is missing here, and nothing
+    /// comes. Then everything that is missing is asked for again.
+    fn look_for_stalls(&mut self) {
+        let mine = self.engine.stage().vectors();
+        let mut wanting = BTreeSet::new();
+        for peer in self.peers.values().filter(|p| p.greeted) {
+            for (theirs, ours) in peer.vectors.iter().zip(&mine) {
+                let ahead = theirs.iter().filter(|(o, t)| *t > ours.get(*o)).map(|(o, _)| o);
+                wanting.extend(ahead.filter(|o| peer.subscribed.contains(o)));
+            }
+        }
+        let stalled = !wanting.is_empty() && self.frames_applied == self.stall.0;
+        self.stall = (self.frames_applied, if stalled { self.stall.1 + 1 } else { 0 });
+        if self.stall.1 >= STALLED_LOOKS {
+            self.stall.1 = 0;
+            self.missed.append(&mut wanting);
         }
     }
 

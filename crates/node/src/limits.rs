@@ -6,6 +6,10 @@ pub const WATERMARK_EVERY_MS: u64 = 100;
 /// After frames were missed or held back, ask again this often, in milliseconds.
 pub const RESUBSCRIBE_EVERY_MS: u64 = 250;
 
+/// After so many of these intervals without a frame, although a peer has what is missing here, it
+/// is asked for again. Longer than any round trip.
+pub const STALLED_LOOKS: u32 = 8;
+
 /// Slots whose expired keys are looked for in one sweep.
 pub const SWEEP_SLOTS: u16 = 256;
 

@@ -143,6 +143,8 @@ impl Executor {
         self.clients.flush(self.node.engine_mut());
         self.send_effects();
         self.shared.caught_up.store(self.node.is_caught_up(), Ordering::Relaxed);
+        let foreign = self.node.engine().stage().foreign_mirror_ops();
+        self.shared.foreign_mirror_ops.store(foreign, Ordering::Relaxed);
         self.shared.turn_seconds.observe(began.elapsed());
         Ok(())
     }

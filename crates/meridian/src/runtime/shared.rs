@@ -41,6 +41,8 @@ pub struct Shared {
     pub inbound_dropped: AtomicU64,
     /// Commit time of the last mirrored transaction, microseconds since 1970.
     pub last_mirrored_commit_us: AtomicI64,
+    /// Operations on mirrored rows that came from other regions.
+    pub foreign_mirror_ops: AtomicU64,
     /// How long the executor's turns take.
     pub turn_seconds: Histogram,
     /// How long syncs of the log take.
