@@ -42,7 +42,7 @@ mod tests {
         assert_eq!(decode::<(u16, String, Vec<u64>)>(&bytes).ok(), Some(message));
         bytes.push(0);
         assert!(decode::<(u16, String, Vec<u64>)>(&bytes).is_err());
-        assert!(decode::<Vec<u8>>(&vec![0xff; 64]).is_err());
+        assert!(decode::<Vec<u8>>(&[0xff; 64]).is_err());
         assert!(decode::<Vec<u8>>(&vec![0; MAX_CONTROL_BYTES + 1]).is_err());
     }
 }

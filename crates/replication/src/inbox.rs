@@ -50,10 +50,13 @@ impl Lenience {
     }
 }
 
+/// Frames that wait behind each other, with their headers.
+type Queue = VecDeque<(FrameHeader, Vec<u8>)>;
+
 /// What waits, and what was missed.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
-    held: BTreeMap<(u16, Origin), VecDeque<(FrameHeader, Vec<u8>)>>,
+    held: BTreeMap<(u16, Origin), Queue>,
     bytes: usize,
     /// Origins whose frames were dropped: nothing more of them is held until a new subscription.
     missed: BTreeSet<Origin>,

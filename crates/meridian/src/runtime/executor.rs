@@ -213,7 +213,7 @@ impl Executor {
                 self.shared.check_waits.store(true, Ordering::Relaxed);
             }
             ToExecutor::Snapshot(reply) => {
-                let snapshot = Snapshot::take(&self.node, &self.clients, self.log.end());
+                let snapshot = Snapshot::take(&self.node, &self.clients);
                 let _ = reply.send(snapshot);
             }
             ToExecutor::Info(info) => self.node.engine_mut().environment_mut().info = info,

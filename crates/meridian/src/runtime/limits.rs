@@ -59,3 +59,6 @@ pub const MIRROR_BATCHES: usize = 16;
 
 /// An answer of the executor to the admin port is given up after this.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// INFO's section on the regions is renewed this often.
+pub const INFO_EVERY: Duration = Duration::from_secs(1);

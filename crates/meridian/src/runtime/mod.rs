@@ -98,6 +98,8 @@ fn seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
+type Thread = Box<dyn FnOnce() -> Result<()> + Send>;
+
 type Task = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// A node that is ready to run.
@@ -105,7 +107,7 @@ struct Node {
     executor: Executor,
     handle: ExecutorHandle,
     tasks: Vec<(&'static str, Task)>,
-    threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)>,
+    threads: Vec<(&'static str, Thread)>,
     syncer: Arc<LogSyncer>,
     _dns: DnsServer,
 }
@@ -262,7 +264,7 @@ impl Node {
             last: recovered.meta,
             trigger: config.cluster.storage.checkpoint_trigger.0,
         };
-        let threads: Vec<(&'static str, Box<dyn FnOnce() -> Result<()> + Send>)> = vec![
+        let threads: Vec<(&'static str, Thread)> = vec![
             ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
             ("checkpoint", Box::new(move || checkpointer.run())),
         ];

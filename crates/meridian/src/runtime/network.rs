@@ -34,8 +34,8 @@ use super::{
 pub enum ToShipper {
     /// A peer asks for frames.
     Subscribe(Origin, u64, Subscribe),
-    /// A peer's lane has room again.
-    Writable(Origin),
+    /// Some peer's lane has room again.
+    Writable,
     /// A session is over.
     PeerDown(Origin, u64),
     /// A peer has durably applied this.
@@ -71,6 +71,14 @@ impl ExecutorHandle {
     pub async fn send(&self, message: ToExecutor) -> Result<()> {
         self.sender.send(message).await.ok().context("the executor has ended")?;
         self.waker.wake().context("waking the executor")
+    }
+
+    /// Does not wait: without room the message is dropped.
+    pub fn offer_now(&self, message: ToExecutor) {
+        if self.sender.try_send(message).is_ok() {
+            // The executor wakes by itself soon enough.
+            let _ = self.waker.wake();
+        }
     }
 
     /// The same from a thread outside of the runtime.
@@ -149,8 +157,8 @@ impl Dispatcher {
                     // A lost heartbeat is no harm; a late one would be.
                     let _ = self.control.try_send(ToControl::Heartbeat(peer, bytes));
                 }
-                MeshEvent::Writable { peer, .. } => {
-                    self.tell_shipper(ToShipper::Writable(Origin(peer))).await?;
+                MeshEvent::Writable { .. } => {
+                    self.tell_shipper(ToShipper::Writable).await?;
                 }
             }
         }
@@ -264,7 +272,7 @@ impl ShipperTask {
                     self.mesh.disconnect(peer.0, SessionId(session));
                 }
             }
-            ToShipper::Writable(_) => {}
+            ToShipper::Writable => {}
             ToShipper::PeerDown(peer, session) => {
                 self.waiting.remove(&peer);
                 self.shipper.peer_down(peer, session);

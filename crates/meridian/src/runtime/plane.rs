@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     control_log::ControlLog,
-    inbound::ToExecutor,
-    limits::{CHECK_EVERY, CHECK_TIMEOUT, CONTROL_TICK},
+    inbound::{Info, ToExecutor},
+    limits::{CHECK_EVERY, CHECK_TIMEOUT, CONTROL_TICK, INFO_EVERY},
     network::{ExecutorHandle, ToControl},
     shared::Shared,
 };
@@ -80,6 +80,7 @@ impl Plane {
         let (checked, mut reports) = mpsc::channel(1);
         tokio::spawn(check_forever(self.executor.clone(), checked));
         let mut published = None;
+        let mut informed = Instant::now();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -100,7 +101,31 @@ impl Plane {
             }
             self.turn()?;
             self.publish(&mut published);
+            if informed.elapsed() >= INFO_EVERY {
+                informed = Instant::now();
+                // For INFO only: what finds no room will be said again.
+                self.executor.offer_now(ToExecutor::Info(self.info()));
+            }
         }
+    }
+
+    /// A section for INFO: the regions as the control group sees them.
+    fn info(&self) -> Info {
+        let now_ms = self.now_ms();
+        let state = self.control.state();
+        let name = |region: &u16| {
+            let known = self.topology.regions.get(region);
+            known.map_or_else(|| region.to_string(), |r| r.name.clone())
+        };
+        let mut lines = vec![
+            ("epoch".to_owned(), state.epoch.to_string()),
+            ("primary".to_owned(), name(&state.primary)),
+            ("health".to_owned(), format!("{:?}", self.control.health(now_ms).level).to_lowercase()),
+        ];
+        for (region, status) in &state.regions {
+            lines.push((format!("region_{}", name(region)), format!("{:?}", status.state).to_lowercase()));
+        }
+        Info::from([("Regions".to_owned(), lines)])
     }
 
     fn now_ms(&self) -> u64 {

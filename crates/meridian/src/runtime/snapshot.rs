@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use meridian_clock::Origin;
 use meridian_keyspace::SLOTS;
 use meridian_node::{DataNode, PeerLag};
-use meridian_store::LogPosition;
 
 use super::clients::Clients;
 
@@ -58,14 +57,12 @@ pub struct Snapshot {
     pub caught_up: bool,
     /// A digest of the vectors: equal where the same operations are applied.
     pub vectors_digest: u64,
-    /// Where the log ends.
-    pub log_end: LogPosition,
 }
 
 impl Snapshot {
     /// Takes one.
     #[must_use]
-    pub fn take(node: &DataNode, clients: &Clients, log_end: LogPosition) -> Snapshot {
+    pub fn take(node: &DataNode, clients: &Clients) -> Snapshot {
         let engine = node.engine();
         let stage = engine.stage();
         let env = engine.environment();
@@ -95,7 +92,6 @@ impl Snapshot {
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
             caught_up: node.is_caught_up(),
             vectors_digest: vectors_digest(&stage.vectors()),
-            log_end,
         }
     }
 }
