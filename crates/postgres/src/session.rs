@@ -76,6 +76,9 @@ impl Session<'_> {
         // next look at the catalogs, because the slot has not seen their beginning.
         let mut capture = self.prepare().await?;
         capture.tables.retain(|name, _| planned.tables.contains_key(name));
+        // Without a position, like all of a copy: it is no news in any order of positions.
+        let changes = uncaptured(capture.tables.keys());
+        self.follower.outlet.send(Batch { changes, ..Batch::default() }).await?;
         self.copy(&mut capture, &created.snapshot, None).await?;
         self.confirmed_lsn = created.consistent_lsn;
         // Before the position: without it all of this is done again.
@@ -87,8 +90,7 @@ impl Session<'_> {
             self.follower.remembered = Some(ledger);
         }
         let position = self.position(created.consistent_lsn);
-        let changes = uncaptured(capture.tables.keys());
-        let last = Batch { position: Some(position), changes, commit_time_us: 0 };
+        let last = Batch { position: Some(position), ..Batch::default() };
         self.follower.outlet.send(last).await?;
         self.stream(capture, position, None, None).await
     }
@@ -120,13 +122,10 @@ impl Session<'_> {
             changes.extend(failed.iter().map(|name| Change::Truncate { prefix: name.prefix() }));
             copied_at = Some(created.consistent_lsn);
         }
-        self.follower
-            .outlet
-            .send(Batch { position: Some(position), changes, commit_time_us: 0 })
-            .await?;
+        self.follower.outlet.send(Batch { changes, ..Batch::default() }).await?;
         let new = capture.as_ledger(&self.follower.config.slot);
         let copied = copied_at.map(|lsn| Copied { lsn, before: ledger });
-        // The position that was just handed on is an old one: only a later one proves the copy.
+        // The copy carries no position: a later one than today's proves that it is stored.
         let pending = PendingLedger { due_lsn: lsn + 1, ledger: new };
         self.stream(capture, position, Some(pending), copied).await
     }

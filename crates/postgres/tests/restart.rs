@@ -364,8 +364,9 @@ async fn a_server_that_dies_is_found_again() {
     // An orderly shutdown waits until everything is sent, stored and acknowledged.
     server.sql("INSERT INTO log VALUES (3, 3)");
     let stopping = tokio::task::spawn_blocking(|| server.postgres.stop());
-    follow.until_status(|status| status.totals.failures > 1).await;
-    assert!(has(&follow.mirror, "pg:log:3"));
+    let failures = status.totals.failures;
+    follow.until_status(|status| status.totals.failures > failures).await;
+    follow.until(|mirror| has(mirror, "pg:log:3")).await;
     stopping.await.unwrap().unwrap();
     follow.stop().await;
 }
