@@ -155,7 +155,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::Null => "(nil)".to_owned(),
         Value::Integer(value) => value.to_string(),
-        Value::Error(text) => format!("-{}", text.escape_ascii()),
+        Value::Error(text) => format!("(error) {}", text.escape_ascii()),
         Value::Array(values) | Value::Set(values) | Value::Push(values) => {
             format!("[{}]", list(values))
         }
