@@ -11,7 +11,7 @@ const CONNECTIONS: u32 = 50;
 const VALUE_LEN: u32 = 128;
 
 /// The commands that are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Command {
     /// SET of a random key.
     Set,
@@ -62,6 +62,8 @@ pub struct Sample {
     pub ops_per_second: f64,
     /// Operations in a second of the server's CPU time, its work behind the replies included.
     pub ops_per_cpu_second: f64,
+    /// The same with the CPU time of its peers, who apply what they are sent.
+    pub ops_per_total_cpu_second: f64,
     /// Latency below which half of the requests lie, in milliseconds.
     pub p50_ms: f64,
     /// Latency below which 99 in 100 requests lie, in milliseconds.
@@ -70,14 +72,16 @@ pub struct Sample {
 
 /// Runs a workload and returns when the server has settled.
 pub fn run(target: &Target, workload: &Workload) -> Result<Sample> {
-    let before = target.cpu_seconds()?;
+    let before = (target.cpu_seconds()?, target.total_cpu_seconds()?);
     let line = benchmark(target, workload)?;
     target.settle()?;
-    let cpu_seconds = target.cpu_seconds()? - before;
+    let after = (target.cpu_seconds()?, target.total_cpu_seconds()?);
+    // A run shorter than a tick of the CPU clock says nothing.
+    let rate = |seconds: f64| workload.ops as f64 / seconds.max(0.01);
     Ok(Sample {
         ops_per_second: line.ops_per_second,
-        // The clock ticks 100 times a second; a run shorter than a tick says nothing.
-        ops_per_cpu_second: workload.ops as f64 / cpu_seconds.max(0.01),
+        ops_per_cpu_second: rate(after.0 - before.0),
+        ops_per_total_cpu_second: rate(after.1 - before.1),
         p50_ms: line.p50_ms,
         p99_ms: line.p99_ms,
     })

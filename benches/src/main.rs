@@ -8,6 +8,7 @@
 mod client;
 mod lag;
 mod load;
+mod meridian;
 mod metrics;
 mod options;
 mod process;
@@ -21,12 +22,15 @@ use clap::Parser;
 use load::{Command, Sample, Workload};
 use options::{Options, Plan};
 use report::Report;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 use target::Target;
 
 /// So many different members that one is hardly ever added twice: as far as redis-benchmark counts.
 const NEW_MEMBERS: u64 = 2_000_000_000;
 
 fn main() -> Result<()> {
+    let started = Instant::now();
     let options = Options::parse();
     let plan = options.plan();
     let directory = tempfile::tempdir().context("no temporary directory for the servers")?;
@@ -37,12 +41,17 @@ fn main() -> Result<()> {
         let bytes = prefill(&plan, target).with_context(|| target.last_words())?;
         report.add_memory(index, bytes);
     }
-    for round in 0..plan.rounds {
-        run_round(&plan, &targets, round, &mut report)?;
-    }
     for (index, target) in targets.iter().enumerate() {
         measure_replication(&plan, target, index, &mut report)
             .with_context(|| target.last_words())?;
+    }
+    for round in 0..plan.rounds {
+        let began = Instant::now();
+        run_round(&plan, &targets, round, &mut report)?;
+        // The next one takes about as long.
+        if started.elapsed() + began.elapsed() > plan.budget {
+            break;
+        }
     }
     if options.json {
         println!("{}", report.json());
@@ -52,11 +61,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn start_targets(options: &Options, directory: &std::path::Path) -> Result<Vec<Target>> {
+fn start_targets(options: &Options, directory: &Path) -> Result<Vec<Target>> {
+    let programs: Vec<PathBuf> = match options.meridian.as_slice() {
+        [] => vec![meridian::beside_this_program()?],
+        some => some.iter().map(std::path::absolute).collect::<std::io::Result<_>>()?,
+    };
     let mut targets = vec![
         redis::start(&directory.join("redis"), 0)?,
         redis::start(&directory.join("redis-replicas"), 2)?,
     ];
+    for (number, program) in (1..).zip(&programs) {
+        let name = if number == 1 { "meridian".to_owned() } else { format!("meridian-{number}") };
+        targets.push(meridian::start(&name, program, &directory.join(&name))?);
+    }
     for attached in &options.attach {
         targets.push(attached.target()?);
     }
@@ -77,14 +94,15 @@ fn prefill(plan: &Plan, target: &Target) -> Result<f64> {
 
 fn run_round(plan: &Plan, targets: &[Target], round: usize, report: &mut Report) -> Result<()> {
     for pipeline in plan.pipelines.iter().copied() {
-        for command in Command::ALL {
+        for command in plan.commands.iter().copied() {
             progress(&format!(
                 "round {} of {}: {} with pipeline {pipeline}",
                 round + 1,
                 plan.rounds,
                 command.name()
             ));
-            let workload = Workload { command, pipeline, ops: plan.ops, keys: plan.keys };
+            let workload =
+                Workload { command, pipeline, ops: plan.ops_at(pipeline), keys: plan.keys };
             // Who goes first alternates: the second finds warmer caches and a hotter processor.
             let order: Vec<usize> = match round % 2 {
                 0 => (0..targets.len()).collect(),
@@ -113,7 +131,7 @@ fn measure_replication(
         let lag = lag::measure(target.address, peer, rate, plan.lag_probes)?;
         report.add_lag(index, rate, &lag);
     }
-    for command in [Command::Set, Command::Incr, Command::Hset, Command::Sadd] {
+    for command in plan.commands.iter().copied().filter(|command| *command != Command::Get) {
         progress(&format!("{}: bytes on the wire for {}", target.name, command.name()));
         // A member that is there already is not written again and costs nothing on the wire.
         let keys = if command == Command::Sadd { NEW_MEMBERS } else { plan.keys };

@@ -1,6 +1,6 @@
-//! Reads a server's metrics: one HTTP request, and the lines of the Prometheus text format.
+//! Asks a server about itself: one HTTP request, and the lines of the Prometheus text format.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -10,17 +10,33 @@ pub const SENT_BYTES: &str = "meridian_replication_sent_bytes_total";
 /// Largest answer that is read.
 const MAX_ANSWER_LEN: u64 = 16 * 1024 * 1024;
 
-/// The text at `/metrics`.
-pub fn fetch(address: SocketAddr) -> Result<String> {
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// The status code.
+    pub code: u16,
+    /// What was answered.
+    pub body: String,
+}
+
+/// Asks for a path.
+pub fn get(address: SocketAddr, path: &str) -> Result<Http> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
-    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.set_read_timeout(Some(crate::process::PATIENCE)).context("read timeout")?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).context("send")?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER_LEN).read_to_string(&mut answer).context("receive")?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        _ => bail!("{address} has no metrics: {}", answer.lines().next().unwrap_or("no answer")),
-    }
+    let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok(Http { code: code.context("an answer without a code")?, body: body.to_owned() })
+}
+
+/// The text at `/metrics`.
+pub fn fetch(address: SocketAddr) -> Result<String> {
+    let Http { code, body } = get(address, "/metrics")?;
+    ensure!(code == 200, "{address} has no metrics: code {code}");
+    Ok(body)
 }
 
 /// All values of a metric, one for each set of labels, in the order of the text.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at something that another process does.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Ports that are tried until one is free for TCP and UDP alike.
+const PORT_TRIES: usize = 100;
 
 /// A server process of ours. It ends with this value.
 #[derive(Debug)]
@@ -93,20 +96,39 @@ pub fn poll_until<T>(what: &str, mut done: impl FnMut() -> Result<Option<T>>) ->
 }
 
 /// CPU seconds that a process, its ended children included, has used: user and system.
+///
+/// The kernel rounds these to ticks, and counts the threads that run at present to the nanosecond
+/// elsewhere; the larger of the two is nearer to the truth.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_cpu_seconds(&stat).with_context(|| format!("{path} is not understood: {stat}"))
+    let (own, children) =
+        parse_cpu_seconds(&stat).with_context(|| format!("{path} is not understood: {stat}"))?;
+    Ok(own.max(threads_cpu_seconds(pid)) + children)
 }
 
-fn parse_cpu_seconds(stat: &str) -> Option<f64> {
+/// The process's own CPU seconds, and those of its ended children.
+fn parse_cpu_seconds(stat: &str) -> Option<(f64, f64)> {
     // The second field is the program's name in parentheses and may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     // What follows starts with field 3; user, system, children's user, children's system are
     // fields 14 to 17 (proc_pid_stat(5)).
     let ticks = fields.split_ascii_whitespace().skip(14 - 3).take(4).map(|f| f.parse::<u64>().ok());
     let ticks: Vec<u64> = ticks.collect::<Option<_>>()?;
-    (ticks.len() == 4).then(|| ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
+    let [user, system, child_user, child_system] = ticks.try_into().ok()?;
+    let seconds = |ticks: u64| ticks as f64 / TICKS_PER_SECOND;
+    Some((seconds(user + system), seconds(child_user + child_system)))
+}
+
+/// CPU seconds of the threads that a process has at present; zero where the kernel does not tell.
+fn threads_cpu_seconds(pid: u32) -> f64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        // The first number is the time on a processor (the kernel's sched-stats document).
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
 }
 
 /// Resident memory of a process in bytes.
@@ -119,15 +141,27 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(kilobytes.with_context(|| format!("no VmRSS in {path}"))? * 1024)
 }
 
-/// Loopback addresses with ports that are free now, all different.
-pub fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
-    let mut listeners = Vec::with_capacity(N);
-    for _ in 0..N {
-        listeners.push(TcpListener::bind("127.0.0.1:0").context("no free port")?);
+/// Sockets that keep ports from being given out twice.
+pub type Held = Vec<(TcpListener, UdpSocket)>;
+
+/// An address at `ip` whose port is free now for TCP and UDP alike. It stays reserved until `held`
+/// is dropped, so that the next one differs.
+pub fn free_address(ip: IpAddr, held: &mut Held) -> Result<SocketAddr> {
+    for _ in 0..PORT_TRIES {
+        let listener =
+            TcpListener::bind((ip, 0)).with_context(|| format!("no free port at {ip}"))?;
+        let address = listener.local_addr().context("the address of a listener")?;
+        if let Ok(socket) = UdpSocket::bind(address) {
+            held.push((listener, socket));
+            return Ok(address);
+        }
     }
-    let addresses = listeners.iter().map(TcpListener::local_addr);
-    let addresses: Vec<SocketAddr> = addresses.collect::<std::io::Result<_>>()?;
-    addresses.try_into().map_err(|_| anyhow::anyhow!("a port went missing"))
+    bail!("no port at {ip} is free for both TCP and UDP")
+}
+
+/// A free address at 127.0.0.1.
+pub fn free_local_address() -> Result<SocketAddr> {
+    free_address(IpAddr::V4(Ipv4Addr::LOCALHOST), &mut Held::new())
 }
 
 #[cfg(test)]
@@ -137,7 +171,7 @@ mod tests {
     #[test]
     fn cpu_time_is_found_behind_any_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 0 0 250 50 3 1 20 0 4 0 99 0 0";
-        assert_eq!(parse_cpu_seconds(stat), Some(3.04));
+        assert_eq!(parse_cpu_seconds(stat), Some((3.0, 0.04)));
         assert_eq!(parse_cpu_seconds("7 (a) S 1 7 7 0 -1 4194560 1 2 0 0 250"), None);
         assert_eq!(parse_cpu_seconds("nonsense"), None);
     }
@@ -145,14 +179,20 @@ mod tests {
     #[test]
     fn this_process_is_there() {
         let pid = std::process::id();
-        assert!(cpu_seconds(pid).unwrap() >= 0.0);
+        let before = cpu_seconds(pid).unwrap();
+        let mut sum = 0u64;
+        while cpu_seconds(pid).unwrap() <= before {
+            sum = (0..100_000u64).fold(sum, |sum, n| sum.wrapping_mul(31) ^ n);
+        }
+        assert!(std::hint::black_box(sum) != 1);
         assert!(resident_bytes(pid).unwrap() > 100_000);
     }
 
     #[test]
     fn free_addresses_differ() {
-        let [a, b, c] = free_addresses().unwrap();
-        assert!(a != b && b != c && a != c);
+        let (ip, mut held) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Held::new());
+        let addresses = [(); 3].map(|()| free_address(ip, &mut held).unwrap());
+        assert!(addresses[0] != addresses[1] && addresses[1] != addresses[2]);
     }
 
     #[test]

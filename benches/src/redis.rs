@@ -1,7 +1,7 @@
 //! redis-server as the measure of things, alone or with replicas attached.
 
 use crate::client::{Client, answers, info_field};
-use crate::process::{Server, free_addresses, poll_until};
+use crate::process::{Server, free_local_address, poll_until};
 use crate::target::{Target, Wire};
 use anyhow::{Context, Result};
 use std::net::SocketAddr;
@@ -30,7 +30,8 @@ pub fn start(directory: &Path, replicas: usize) -> Result<Target> {
         replicas => format!("redis+{replicas}"),
     };
     let wire = if replicas == 0 { Wire::Unknown } else { Wire::RedisOffset };
-    Ok(Target { name, address, pid, peers, wire, servers })
+    let others = servers[1..].iter().map(Server::pid).collect();
+    Ok(Target { name, address, pid, others, peers, wire, servers })
 }
 
 fn start_one(
@@ -38,7 +39,7 @@ fn start_one(
     primary: Option<SocketAddr>,
     servers: &mut Vec<Server>,
 ) -> Result<SocketAddr> {
-    let [address] = free_addresses()?;
+    let address = free_local_address()?;
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
     command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);

@@ -65,10 +65,15 @@ impl Report {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{} operations a measurement, {} keys, {} round(s); medians.\n",
-            plan.ops, plan.keys, plan.rounds
+            "{} operations a measurement ({} at P 1), {} keys, {} round(s); medians.\n",
+            plan.ops,
+            plan.ops_at(1),
+            plan.keys,
+            self.rounds()
         );
         self.table(&mut out, "thousand operations / s of server CPU", |s| s.ops_per_cpu_second);
+        let title = "thousand operations / s of CPU of the server and its peers together";
+        self.table(&mut out, title, |s| s.ops_per_total_cpu_second);
         self.table(&mut out, "thousand operations / s", |s| s.ops_per_second);
         self.latencies(&mut out);
         self.replication(&mut out);
@@ -92,6 +97,7 @@ impl Report {
                     "pipeline": pipeline,
                     "ops_per_second": all(|s| s.ops_per_second),
                     "ops_per_cpu_second": all(|s| s.ops_per_cpu_second),
+                    "ops_per_total_cpu_second": all(|s| s.ops_per_total_cpu_second),
                     "p50_ms": all(|s| s.p50_ms),
                     "p99_ms": all(|s| s.p99_ms),
                     "throughput_ratio": self.ratio((*pipeline, *command), *target, |s| s.ops_per_second),
@@ -121,7 +127,7 @@ impl Report {
         json!({
             "ops": self.plan.ops,
             "keys": self.plan.keys,
-            "rounds": self.plan.rounds,
+            "rounds": self.rounds(),
             "load": samples,
             "lag": lags.collect::<Vec<Value>>(),
             "wire": wire.collect::<Vec<Value>>(),
@@ -201,6 +207,11 @@ impl Report {
         }
     }
 
+    /// Rounds that were done, which the time may have limited.
+    fn rounds(&self) -> usize {
+        self.samples.values().map(Vec::len).max().unwrap_or(0)
+    }
+
     fn workloads(&self) -> Vec<(u32, Command)> {
         let mut workloads: Vec<(u32, Command)> =
             self.samples.keys().map(|(pipeline, command, _)| (*pipeline, *command)).collect();
@@ -244,6 +255,7 @@ mod tests {
         Sample {
             ops_per_second: throughput,
             ops_per_cpu_second: throughput * 2.0,
+            ops_per_total_cpu_second: throughput,
             p50_ms: 0.1,
             p99_ms: 0.2,
         }
@@ -255,6 +267,8 @@ mod tests {
             ops: 1,
             rounds: 3,
             keys: 1,
+            commands: vec![Command::Set],
+            budget: std::time::Duration::ZERO,
             pipelines: vec![1],
             lag_rates: vec![],
             lag_probes: 1,

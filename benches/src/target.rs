@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// A settled server uses at most this share of a CPU.
+/// A settled process uses at most this share of a CPU.
 const SETTLED_CPU_SHARE: f64 = 0.05;
 
 /// Over this long. Ten ticks of the CPU clock at the least, so that the share can be told.
@@ -21,6 +21,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// The process whose CPU time counts.
     pub pid: u32,
+    /// The processes of its peers, which have work to do as well.
+    pub others: Vec<u32>,
     /// Where its writes appear.
     pub peers: Vec<SocketAddr>,
     /// How to learn what it has sent to one peer.
@@ -66,18 +68,27 @@ impl Target {
         process::cpu_seconds(self.pid)
     }
 
-    /// Waits until the server has finished what it does behind the replies (flushing, sending), so
-    /// that the work of one measurement is not charged to the next.
+    /// CPU seconds used so far by it and all of its peers.
+    pub fn total_cpu_seconds(&self) -> Result<f64> {
+        self.others
+            .iter()
+            .try_fold(self.cpu_seconds()?, |sum, pid| Ok(sum + process::cpu_seconds(*pid)?))
+    }
+
+    /// Waits until the server has finished what it does behind the replies (flushing, sending), and
+    /// its peers what they were sent, so that the work of one measurement is not charged to the
+    /// next.
     pub fn settle(&self) -> Result<()> {
-        let mut since = (Instant::now(), self.cpu_seconds()?);
+        let mut since = (Instant::now(), self.total_cpu_seconds()?);
         poll_until("the server to settle", || {
             if since.0.elapsed() < SETTLED_WINDOW {
                 return Ok(None);
             }
-            let now = (Instant::now(), self.cpu_seconds()?);
+            let now = (Instant::now(), self.total_cpu_seconds()?);
             let share = (now.1 - since.1) / (now.0 - since.0).as_secs_f64();
             since = now;
-            Ok((share <= SETTLED_CPU_SHARE).then_some(()))
+            let idle = SETTLED_CPU_SHARE * (1 + self.others.len()) as f64;
+            Ok((share <= idle).then_some(()))
         })
         .with_context(|| self.name.clone())
     }
@@ -119,6 +130,7 @@ impl Attached {
             name: self.name.clone(),
             address: self.address,
             pid: self.pid,
+            others: Vec::new(),
             peers: self.peer.into_iter().collect(),
             wire: self.metrics.map_or(Wire::Unknown, Wire::Metrics),
             servers: Vec::new(),
