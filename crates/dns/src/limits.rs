@@ -14,8 +14,9 @@ pub const MAX_UDP_ANSWER_BYTES: u16 = 1_232;
 pub const PLAIN_UDP_ANSWER_BYTES: u16 = 512;
 /// Largest query over TCP in bytes; a longer one ends the connection.
 pub const MAX_TCP_QUERY_BYTES: usize = 4_096;
-/// Loops that read the UDP socket; each handles one query at a time.
-pub const UDP_LOOPS: usize = 2;
+/// Loops that read the UDP socket; each handles one query at a time. A second one wakes up for
+/// every packet as well, and costs more than it brings while a query takes microseconds.
+pub const UDP_LOOPS: usize = 1;
 /// TCP connections at once; further ones wait in the listener's backlog.
 pub const MAX_TCP_CONNECTIONS: usize = 128;
 /// Queries on one TCP connection, after which it is closed.
