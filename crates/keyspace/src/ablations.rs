@@ -24,4 +24,6 @@ pub struct Ablations {
     pub acknowledge_unsynced: bool,
     /// A write to an expired key does not clear its remains.
     pub keep_remains: bool,
+    /// An expired key is reclaimed before everything written in its time has arrived.
+    pub expire_unsettled: bool,
 }

@@ -62,7 +62,12 @@ impl CheckpointRun {
 
     /// The next keys to export; empty when all are done.
     pub fn next_portion(&mut self) -> Portion {
-        self.keys.by_ref().take(EXPORT_KEYS).collect()
+        self.next_portion_of(EXPORT_KEYS)
+    }
+
+    /// The next keys to export, at most so many; empty when all are done.
+    pub fn next_portion_of(&mut self, keys: usize) -> Portion {
+        self.keys.by_ref().take(keys).collect()
     }
 
     /// How many keys are left.
