@@ -14,9 +14,9 @@ use meridian_postgres::Status;
 use meridian_store::LogPosition;
 use tokio::sync::{Mutex, oneshot};
 
-use super::{Admin, limits::SNAPSHOT_SHARED, process::Process};
+use super::{Admin, process::Process};
 use crate::runtime::{
-    executor::unix_us, inbound::ToExecutor, limits::SNAPSHOT_TIMEOUT, plane::View,
+    executor::unix_us, inbound::ToExecutor, network::ExecutorHandle, plane::View,
     snapshot::Snapshot,
 };
 
@@ -111,7 +111,7 @@ pub struct Durations {
 impl Facts {
     /// Gathers what is known now.
     pub async fn gather(admin: &Admin, desk: &Desk) -> Facts {
-        let snapshot = desk.snapshot(admin).await;
+        let snapshot = desk.snapshot(&admin.executor).await;
         let view = admin.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let tailer = admin.tailer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let backlog = admin.backlog.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -167,8 +167,9 @@ impl Facts {
 }
 
 /// Where requests share one answer of the executor.
-#[derive(Default)]
 pub struct Desk {
+    shared_for: Duration,
+    patience: Duration,
     state: Mutex<DeskState>,
 }
 
@@ -181,25 +182,29 @@ struct DeskState {
 }
 
 impl Desk {
-    /// The executor's numbers, no older than [`SNAPSHOT_SHARED`]; `None` if it does not answer
-    /// within [`SNAPSHOT_TIMEOUT`].
-    async fn snapshot(&self, admin: &Admin) -> Option<Arc<Snapshot>> {
+    /// An answer serves every request within `shared_for`, and is waited for as long as `patience`.
+    pub fn new(shared_for: Duration, patience: Duration) -> Desk {
+        Desk { shared_for, patience, state: Mutex::default() }
+    }
+
+    /// The executor's numbers; `None` if it does not answer in time.
+    pub async fn snapshot(&self, executor: &ExecutorHandle) -> Option<Arc<Snapshot>> {
         // Held while waiting: who comes meanwhile takes the same answer.
         let mut state = self.state.lock().await;
         if let Some((when, answer)) = &state.last
-            && when.elapsed() < SNAPSHOT_SHARED
+            && when.elapsed() < self.shared_for
         {
             return answer.clone();
         }
         let asking = async {
             if state.asked.is_none() {
                 let (reply, answer) = oneshot::channel();
-                admin.executor.send(ToExecutor::Snapshot(reply)).await.ok()?;
+                executor.send(ToExecutor::Snapshot(reply)).await.ok()?;
                 state.asked = Some(answer);
             }
             state.asked.as_mut()?.await.ok().map(Arc::new)
         };
-        let answer = match tokio::time::timeout(SNAPSHOT_TIMEOUT, asking).await {
+        let answer = match tokio::time::timeout(self.patience, asking).await {
             Ok(answer) => {
                 state.asked = None;
                 answer
@@ -208,5 +213,56 @@ impl Desk {
         };
         state.last = Some((Instant::now(), answer.clone()));
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A handle, and what an executor would get.
+    fn executor() -> (ExecutorHandle, mpsc::Receiver<ToExecutor>, mio::Poll) {
+        let (sender, inbox) = mpsc::channel(8);
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        (ExecutorHandle::new(sender, waker), inbox, poll)
+    }
+
+    fn answer(message: Option<ToExecutor>, keys: u64) {
+        let Some(ToExecutor::Snapshot(reply)) = message else { panic!("not asked") };
+        let _ = reply.send(Snapshot { keys, ..Snapshot::default() });
+    }
+
+    #[tokio::test]
+    async fn requests_at_a_time_share_one_answer() {
+        let (handle, mut inbox, _poll) = executor();
+        let desk = Desk::new(LONG, LONG);
+        let answering = async { answer(inbox.recv().await, 7) };
+        let (one, other, ()) =
+            tokio::join!(desk.snapshot(&handle), desk.snapshot(&handle), answering);
+        assert_eq!((one.unwrap().keys, other.unwrap().keys), (7, 7));
+        assert!(inbox.try_recv().is_err(), "asked once");
+    }
+
+    #[tokio::test]
+    async fn an_executor_that_hangs_is_asked_once_and_heard_when_it_wakes() {
+        let (handle, mut inbox, _poll) = executor();
+        let hasty = Desk::new(Duration::ZERO, Duration::from_millis(1));
+        assert!(hasty.snapshot(&handle).await.is_none());
+        assert!(hasty.snapshot(&handle).await.is_none());
+        let question = inbox.recv().await;
+        assert!(inbox.try_recv().is_err(), "asked once");
+        answer(question, 8);
+        assert_eq!(hasty.snapshot(&handle).await.unwrap().keys, 8);
+    }
+
+    #[tokio::test]
+    async fn an_executor_that_has_ended_is_not_waited_for() {
+        let (handle, inbox, _poll) = executor();
+        drop(inbox);
+        assert!(Desk::new(Duration::ZERO, LONG).snapshot(&handle).await.is_none());
     }
 }

@@ -122,3 +122,120 @@ pub fn human(bytes: u64) -> String {
     }
     if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::admin::sample;
+    use meridian_failover::{Health, Reason};
+    use meridian_store::LogPosition;
+
+    /// Changes a node that is well, and sees what is said about it.
+    fn check(change: impl FnOnce(&mut Facts), level: Level, reasons: &[&str]) {
+        let mut facts = sample::well();
+        change(&mut facts);
+        let expected = reasons.iter().map(|reason| (*reason).to_owned()).collect();
+        assert_eq!(assess(&facts), Verdict { level, reasons: expected });
+    }
+
+    #[test]
+    fn all_is_well() {
+        check(|_| {}, Level::Healthy, &[]);
+        check(|facts| facts.tailer = None, Level::Healthy, &[]);
+    }
+
+    #[test]
+    fn the_worst_reason_decides_and_all_are_told() {
+        let isolated = Reason::Isolated { since_ms: Some(700) };
+        let reasons = vec![isolated, Reason::Excluded];
+        check(
+            |facts| {
+                let view = facts.view.as_mut().unwrap();
+                view.health = Health { level: Level::Unhealthy, reasons };
+                facts.mesh.peers[0].session = None;
+            },
+            Level::Unhealthy,
+            &[
+                "cut off: no majority of regions has heard this one for 700 ms",
+                "the control group does not count this region as up",
+                "not connected to eu-central",
+            ],
+        );
+        assert_eq!(assess(&sample::facts()).level, Level::Degraded);
+    }
+
+    #[test]
+    fn silence_is_unhealthy() {
+        check(
+            |facts| *facts = sample::silent(),
+            Level::Unhealthy,
+            &["the executor does not answer", "the control plane has not reported yet"],
+        );
+        assert!(is_ready(&sample::facts()) && !is_ready(&sample::silent()));
+    }
+
+    #[test]
+    fn storage_that_is_held_up_is_noticed() {
+        check(
+            |facts| {
+                facts.log.end = LogPosition(facts.log.start.0 + 3 * facts.log.expected_bytes);
+                facts.checkpoint.stalled = true;
+            },
+            Level::Degraded,
+            &[
+                "the log takes 3.0 GiB where 1.0 GiB should do: a region that is away or a \
+                 checkpoint that is late holds it",
+                "RocksDB holds writes back until compaction has caught up",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_tailer_that_does_not_follow_is_noticed() {
+        let tailer = |change: fn(&mut meridian_postgres::Status)| {
+            move |facts: &mut Facts| change(facts.tailer.as_mut().unwrap())
+        };
+        check(
+            tailer(|status| {
+                status.state = State::Refused;
+                status.last_error = Some("wal_level is replica".to_owned());
+                status.wal_status = Some(WalStatus::Lost);
+            }),
+            Level::Degraded,
+            &[
+                "Postgres cannot be followed: wal_level is replica",
+                "Postgres has removed log that the slot needed",
+            ],
+        );
+        check(
+            tailer(|status| {
+                status.state = State::Retrying { after_ms: 500 };
+                status.lag_bytes = CDC_LAG_BYTES + 1;
+                status.wal_status = Some(WalStatus::Unreserved);
+            }),
+            Level::Degraded,
+            &[
+                "Postgres is tried again and again: no error was given",
+                "64.0 MiB behind Postgres",
+                "Postgres is about to remove log that the slot needs",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_forked_region_is_named() {
+        check(
+            |facts| facts.snapshot = sample::facts().snapshot,
+            Level::Degraded,
+            &["writes of ap-southeast are refused: its history has forked"],
+        );
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        for (bytes, text) in [(0, "0 bytes"), (1023, "1023 bytes"), (1 << 20, "1.0 MiB")] {
+            assert_eq!(human(bytes), text);
+        }
+        assert_eq!(human(u64::MAX), "16384.0 PiB");
+    }
+}

@@ -104,3 +104,36 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    async fn listener(connections: usize, idle: Duration) -> (BoundedListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (BoundedListener::new(listener, connections, idle), address)
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_it_is_full_waits_for_room() {
+        let (mut listener, address) = listener(1, Duration::from_secs(3600)).await;
+        let _first = TcpStream::connect(address).await.unwrap();
+        let _second = TcpStream::connect(address).await.unwrap();
+        let (served, _) = listener.accept().await;
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, listener.accept()).await.is_err(), "no room");
+        drop(served);
+        listener.accept().await;
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_connection() {
+        let (mut listener, address) = listener(1, Duration::from_millis(5)).await;
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let (mut served, _) = listener.accept().await;
+        let error = served.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

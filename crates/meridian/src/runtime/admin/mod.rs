@@ -10,7 +10,11 @@ mod listener;
 mod metrics;
 mod page;
 mod process;
+#[cfg(test)]
+mod sample;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +39,9 @@ use meridian_mesh::MeshHandle;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::{capture, network::ExecutorHandle, plane, shared::Shared};
+use super::{
+    capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane, shared::Shared,
+};
 use crate::config::{ClusterFile, Region};
 use facts::{Desk, Facts};
 use listener::BoundedListener;
@@ -97,14 +103,25 @@ impl Admin {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listening for the admin port on {address}"))?;
-        let port =
-            Port { admin: self, desk: Desk::default(), requests: Semaphore::new(limits::REQUESTS) };
+        self.serve(listener).await
+    }
+
+    async fn serve(self, listener: TcpListener) -> Result<()> {
         let listener = BoundedListener::new(listener, limits::CONNECTIONS, limits::IDLE);
-        axum::serve(listener, router(Arc::new(port))).await.context("serving the admin port")
+        let port = Arc::new(Port::new(self));
+        axum::serve(listener, router(port)).await.context("serving the admin port")
     }
 }
 
 impl Port {
+    fn new(admin: Admin) -> Port {
+        Port {
+            admin,
+            desk: Desk::new(limits::SNAPSHOT_SHARED, SNAPSHOT_TIMEOUT),
+            requests: Semaphore::new(limits::REQUESTS),
+        }
+    }
+
     async fn facts(&self) -> Facts {
         Facts::gather(&self.admin, &self.desk).await
     }

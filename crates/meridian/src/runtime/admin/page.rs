@@ -1,9 +1,65 @@
-//! The page for people.
+//! The page for people: it shows what `/status` tells, and asks again every second.
 
-/// The page: one file without anything from elsewhere.
+/// The page: one file with nothing from elsewhere.
 pub const HTML: &str = include_str!("page.html");
 
-/// It may show its own style and script, and ask this port; nothing else.
+/// It may use its own style and script and ask this port; nothing else.
 pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-                          script-src 'unsafe-inline'; connect-src 'self'; \
+                          script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::admin::{sample, status};
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn nothing_comes_from_elsewhere() {
+        for (at, _) in HTML.match_indices("//") {
+            let line = HTML[..at].rfind('\n').map_or(0, |newline| newline + 1);
+            let before = &HTML[line..at];
+            let is_namespace = HTML[at..].starts_with("//www.w3.org/2000/svg\"");
+            assert!(before.trim().is_empty() || is_namespace, "{before}");
+        }
+        assert!(!HTML.contains("innerHTML"), "names of regions and errors are text, never markup");
+    }
+
+    /// `status.a.b`, `s.a`, `facts.a`, `log.a`, `cdc.a` in the script are fields of the document.
+    #[test]
+    fn the_script_reads_fields_that_the_status_has() {
+        let status = status::document(&sample::facts());
+        let script = &HTML[HTML.find("<script>").unwrap()..];
+        let first = |value: &Value| value.as_object().unwrap().values().next().unwrap().clone();
+        let mut facts = first(&status["regions"]);
+        let peer = first(&status["peers"]);
+        facts.as_object_mut().unwrap().extend(peer.as_object().unwrap().clone());
+        let documents = [
+            ("status", &status),
+            ("s", &status),
+            ("facts", &facts),
+            ("log", &status["log"]),
+            ("cdc", &status["cdc"]),
+        ];
+        let mut read = 0;
+        for (name, document) in documents {
+            let fields: BTreeSet<&str> = script
+                .match_indices(&format!("{name}."))
+                .filter(|(at, _)| {
+                    !script[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '.')
+                })
+                .map(|(at, found)| {
+                    let rest = &script[at + found.len()..];
+                    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+                    &rest[..end.unwrap_or(rest.len())]
+                })
+                .collect();
+            for field in &fields {
+                assert!(!document[*field].is_null(), "{name}.{field}");
+            }
+            read += fields.len();
+        }
+        assert!(read > 30, "only {read} fields were found in the script");
+    }
+}

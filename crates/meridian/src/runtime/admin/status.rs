@@ -171,3 +171,68 @@ pub fn ms_ago(then_us: i64, now_us: u64) -> Option<u64> {
     let then_us = u64::try_from(then_us).ok().filter(|us| *us > 0)?;
     Some(now_us.saturating_sub(then_us) / 1000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::admin::sample;
+
+    fn check(document: &Value, pointer: &str, expected: Value) {
+        assert_eq!(document.pointer(pointer), Some(&expected), "{pointer}");
+    }
+
+    #[test]
+    fn the_document_tells_what_is_known() {
+        let document = document(&sample::facts());
+        check(&document, "/region", json!("us-east"));
+        check(&document, "/uptime_s", json!(90));
+        check(&document, "/epoch", json!(4));
+        check(&document, "/primary", json!("us-east"));
+        check(&document, "/is_primary", json!(true));
+        check(&document, "/leader", json!("eu-central"));
+        check(&document, "/health/level", json!("degraded"));
+        check(&document, "/health/reasons/0", json!("catching up with the other regions"));
+        check(&document, "/regions/ap-southeast/state", json!("down"));
+        check(&document, "/regions/ap-southeast/cause", json!("a majority does not hear it"));
+        check(&document, "/regions/ap-southeast/silent_ms", Value::Null);
+        check(&document, "/regions/eu-central/silent_ms", json!(31));
+        check(&document, "/peers/eu-central/connected", json!(true));
+        check(&document, "/peers/eu-central/rtt_ms", json!(80.25));
+        check(&document, "/peers/eu-central/lag_ms", json!(45));
+        check(&document, "/peers/eu-central/unacknowledged_ms", json!(90));
+        check(&document, "/peers/eu-central/backlog_bytes", json!(4096));
+        check(&document, "/peers/eu-central/clock_offset_ms", json!(-12));
+        check(&document, "/peers/eu-central/sent/wire_bytes", json!(3000));
+        check(&document, "/peers/eu-central/received/raw_bytes", json!(18000));
+        check(&document, "/peers/eu-central/upstream_for", json!(["eu-central", "ap-southeast"]));
+        check(&document, "/peers/ap-southeast/connected", json!(false));
+        check(&document, "/vectors_digest", json!("0000000000000abc"));
+        check(&document, "/keys", json!(1000));
+        check(&document, "/log/bytes", json!(8 << 20));
+        check(&document, "/log/checkpoint", json!(5 << 20));
+        check(&document, "/cdc/state", json!("streaming"));
+        check(&document, "/cdc/lsn", json!("16/B374D800"));
+        check(&document, "/cdc/acknowledged_lsn", json!("16/B374D000"));
+        check(&document, "/cdc/last_commit_ms_ago", json!(500));
+        check(&document, "/cdc/refused", json!({ "public.notes": "it has no key" }));
+        check(&document, "/quarantined", json!(["ap-southeast"]));
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let document = document(&sample::silent());
+        for field in ["epoch", "primary", "leader", "regions", "keys", "vectors_digest", "cdc"] {
+            assert!(document[field].is_null(), "{field}: {}", document[field]);
+        }
+        check(&document, "/is_primary", json!(false));
+        check(&document, "/health/level", json!("unhealthy"));
+    }
+
+    #[test]
+    fn times_of_other_clocks_are_never_negative() {
+        assert_eq!(ms_ago(0, 5_000_000), None);
+        assert_eq!(ms_ago(-1, 5_000_000), None);
+        assert_eq!(ms_ago(4_000_000, 5_000_000), Some(1000));
+        assert_eq!(ms_ago(6_000_000, 5_000_000), Some(0));
+    }
+}
