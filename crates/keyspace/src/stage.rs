@@ -394,11 +394,12 @@ impl Stage {
     /// the deadline can still arrive. Returns how many.
     pub fn expire_slot(&mut self, slot: u16, now: Time, origins: &[Origin]) -> usize {
         let part = &self.parts[usize::from(partition_of_key(slot, self.partitions))];
+        let early = self.ablations.expire_unsettled;
         let is_over = |object: &Object| {
             object.next_deadline().is_some_and(|at| {
                 at <= now
                     && object.visible(now).is_none()
-                    && part.is_settled(at, origins.iter().copied())
+                    && (early || part.is_settled(at, origins.iter().copied()))
             })
         };
         let objects = self.tables[usize::from(slot)].iter();
