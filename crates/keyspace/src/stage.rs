@@ -336,8 +336,9 @@ impl Stage {
             }
             place => {
                 let cell = meridian_crdt::decode_cell(value)?;
-                let conflict = cell.in_conflict();
+                let mut conflict = false;
                 if let Some(element) = place.element() {
+                    conflict = Object::is_conflict(element, &cell);
                     table.change(key, |o| o.restore_cell(element, cell, seed));
                 }
                 if conflict && self.conflicts.len() < MAX_CONFLICT_KEYS {
@@ -358,12 +359,15 @@ impl Stage {
         }
     }
 
-    /// After restoring and replaying: empty counter rows are noted again.
+    /// After restoring and replaying: empty counter rows and keys of two types are noted again.
     pub fn finish_restore(&mut self) {
         let me = self.me;
         for slot in 0..SLOTS {
             let mut found = Vec::new();
             for (key, object) in self.tables[usize::from(slot)].iter() {
+                if object.has_mixed_types() && self.conflicts.len() < MAX_CONFLICT_KEYS {
+                    self.conflicts.insert(key.into());
+                }
                 object.each(|element, cell| {
                     for row in cell.rows().iter().filter(|r| r.origin != me && !r.is_live()) {
                         found.push((Box::<[u8]>::from(key), ElementKey::of(element), row.clone()));
