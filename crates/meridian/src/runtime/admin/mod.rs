@@ -39,9 +39,7 @@ use meridian_mesh::MeshHandle;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::{
-    capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane, shared::Shared,
-};
+use super::{capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane, shared::Shared};
 use crate::config::{ClusterFile, Region};
 use facts::{Desk, Facts};
 use listener::BoundedListener;

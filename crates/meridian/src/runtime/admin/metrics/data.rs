@@ -98,7 +98,7 @@ fn keys(snapshot: Option<&Snapshot>, out: &mut Out<'_>) -> fmt::Result {
     out.gauge(
         "meridian_conflict_keys",
         None,
-        "Keys that hold values of more than one type, written concurrently",
+        "Keys at which concurrent writes met and one of them is hidden; it may have been resolved since",
         known(snapshot.map(|s| whole(s.conflicts))),
     )?;
     out.gauge(
