@@ -45,6 +45,8 @@ pub struct Control {
     group: Group,
     failover: Failover,
     applied: u64,
+    /// All that was committed before the start has been applied.
+    settled: bool,
 }
 
 impl Control {
@@ -68,7 +70,7 @@ impl Control {
         let failover = Failover::new(config.failover, state, now_ms, incarnation)
             .map_err(|e| e.to_string())?;
         let group = Group::new(config.group, recovered).map_err(|e| e.to_string())?;
-        Ok(Control { group, failover, applied })
+        Ok(Control { group, failover, applied, settled: false })
     }
 
     /// A heartbeat from another region.
@@ -101,7 +103,12 @@ impl Control {
     pub fn turn(&mut self, now_ms: u64) -> ControlTurn {
         self.group.tick(now_ms);
         let mut effects = Vec::new();
-        for action in self.failover.tick(now_ms, self.group.is_leader()) {
+        // What was committed in an earlier life comes before the first judgement.
+        let actions = match self.settled {
+            true => self.failover.tick(now_ms, self.group.is_leader()),
+            false => Vec::new(),
+        };
+        for action in actions {
             match action {
                 Action::Broadcast(bytes) => effects.push(ControlEffect::Broadcast(bytes)),
                 Action::Propose(entry) => {
@@ -113,13 +120,14 @@ impl Control {
         }
         self.group.set_quorum_visible(!self.failover.is_isolated(now_ms));
         let ready = self.group.ready();
+        self.settled |= ready.is_none();
         let records = ready.as_ref().map(|r| r.records().to_vec()).unwrap_or_default();
         let must_sync = ready.as_ref().is_some_and(Ready::must_sync);
         ControlTurn { ready, effects, records, must_sync }
     }
 
-    /// The turn's records are durable: its effects, and records of a compaction that may follow
-    /// them in the log at leisure.
+    /// The turn's records are durable: its effects, and, now and then, the records of a whole new
+    /// control log that replaces the old one.
     ///
     /// # Errors
     /// A text for the operator; the control plane must stop.

@@ -56,12 +56,7 @@ impl ControlLog {
         if records.is_empty() {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        for record in records {
-            bytes.extend_from_slice(&(record.len() as u32).to_le_bytes());
-            bytes.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
-            bytes.extend_from_slice(record);
-        }
+        let bytes = encode(records);
         let fail = || format!("writing {}", self.path.display());
         self.file.write_all(&bytes).with_context(fail)?;
         if sync {
@@ -69,6 +64,39 @@ impl ControlLog {
         }
         Ok(())
     }
+
+    /// Replaces the whole log by these records, if there are any. A crash leaves the old log or
+    /// the new one.
+    ///
+    /// # Errors
+    /// When the disk refuses: the process must end.
+    pub fn replace(&mut self, records: &[Vec<u8>]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let next = self.path.with_extension("log.new");
+        let fail = || format!("writing {}", next.display());
+        let mut file = File::create(&next).with_context(fail)?;
+        file.write_all(&encode(records)).with_context(fail)?;
+        file.sync_all().with_context(fail)?;
+        std::fs::rename(&next, &self.path).with_context(fail)?;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory).and_then(|d| d.sync_all()).with_context(fail)?;
+        }
+        // From now on appended to: the handle follows the file, not its name.
+        self.file = file;
+        Ok(())
+    }
+}
+
+fn encode(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for record in records {
+        bytes.extend_from_slice(&(record.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
+        bytes.extend_from_slice(record);
+    }
+    bytes
 }
 
 /// The sound records at the beginning, and how many bytes they take.
@@ -108,5 +136,11 @@ mod tests {
         drop(log);
         let (_, records) = ControlLog::open(&path).unwrap();
         assert_eq!(records, [b"one".to_vec(), b"two".to_vec(), b"four".to_vec()]);
+        let (mut log, _) = ControlLog::open(&path).unwrap();
+        log.replace(&[b"whole".to_vec()]).unwrap();
+        log.append(&[b"next".to_vec()], true).unwrap();
+        drop(log);
+        let (_, records) = ControlLog::open(&path).unwrap();
+        assert_eq!(records, [b"whole".to_vec(), b"next".to_vec()]);
     }
 }

@@ -161,7 +161,7 @@ impl Plane {
             self.shared.primary.store(primary, Ordering::Release);
             let persisted = self.control.persisted(now_ms, turn);
             let (effects, records) = persisted.map_err(|e| anyhow!(e)).context("control group")?;
-            self.log.append(&records, false)?;
+            tokio::task::block_in_place(|| self.log.replace(&records))?;
             for effect in effects {
                 self.effect(effect);
             }
