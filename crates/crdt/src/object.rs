@@ -197,7 +197,7 @@ impl Object {
             }
         }
         self.tidy();
-        self.effect(&op.action, me)
+        self.effect(op, me)
     }
 
     /// Nothing at all is held, not even something invisible.
@@ -419,13 +419,15 @@ impl Object {
         cell.in_conflict() && !matches!(element, Element::Member(_))
     }
 
-    fn effect(&self, action: &Action<'_>, me: Origin) -> Effect {
+    fn effect(&self, op: &Op<'_>, me: Origin) -> Effect {
         let mut effect = Effect { residue: false, conflict: self.has_mixed_types() };
         let mut look = |element: Element<'_>, cell: &Cell| {
             effect.residue |= cell.has_residue(me);
             effect.conflict |= Object::is_conflict(element, cell);
         };
-        match action {
+        match &op.action {
+            // It cleared the whole key before it did anything else.
+            _ if op.fresh => self.each(look),
             Action::Assign { element, .. }
             | Action::Remove { element }
             | Action::Incr { element, .. } => {
