@@ -20,8 +20,8 @@ MAKEFLAGS += --no-print-directory
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: build ## the whole main job on this machine: three regions, Postgres, cuts, a region that dies
-	@$(BIN)/meridian demo $(ARGS)
+demo: ## the whole main job on this machine: three regions, Postgres, cuts, a region that dies
+	@scripts/demo $(ARGS)
 
 up: build ## three regions that keep running, with the addresses to talk to them
 	@$(BIN)/meridian up $(ARGS)

@@ -113,7 +113,7 @@ const UP_HELP: &str = "\
 Examples:
   meridian up                          until Ctrl-C, data kept for the next time
   meridian up --data-dir /tmp/try      data somewhere else
-  meridian up --no-wan                 regions as near as processes are
+  meridian up --no-delay               regions as near as processes are
   meridian up --with-postgres postgresql://me@127.0.0.1/shop
                                        rows are read as pg:<table>:<key> in every region
 
@@ -126,8 +126,11 @@ pub struct UpArgs {
     /// Which cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// No delay between regions.
-    #[arg(long, visible_alias = "no-delay")]
+    /// No delay on the links between regions; they can still be cut.
+    #[arg(long)]
+    pub no_delay: bool,
+    /// No links: regions talk to each other directly.
+    #[arg(long, conflicts_with = "no_delay")]
     pub no_wan: bool,
     /// Follow this Postgres from the primary region (MERIDIAN_POSTGRES_URL hides a password better).
     #[arg(long, value_name = "URL")]

@@ -137,7 +137,7 @@ fn pair_rows(name: &str, status: &Value) -> Vec<Vec<String>> {
             word(&facts["connected"]),
             figure(&facts["rtt_ms"], "ms"),
             figure(&facts["lag_ms"], "ms"),
-            figure(&facts["lag_bytes"], "B"),
+            figure(&facts["backlog_bytes"], "B"),
         ]
     };
     peers.map(row).collect()
@@ -185,7 +185,7 @@ mod tests {
             "version": "0.1.0", "epoch": 4, "primary": "us", "keys": 12,
             "regions": {"us": {"state": "up"}},
             "health": {"level": "degraded", "reasons": ["fsync is slow"]},
-            "peers": {"eu": {"connected": true, "rtt_ms": 80.25, "lag_ms": 3, "lag_bytes": 0}},
+            "peers": {"eu": {"connected": true, "rtt_ms": 80.25, "lag_ms": 3, "backlog_bytes": 0}},
             "cdc": {"state": "streaming", "lsn": "0/16"}
         });
         let told = [

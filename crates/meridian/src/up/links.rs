@@ -28,18 +28,20 @@ struct Pair {
 }
 
 impl Links {
-    /// Starts a link for each pair of regions, with half of the pair's round trip each way.
+    /// Starts a link for each pair of regions; if `is_delayed` with half of the pair's round trip
+    /// each way.
     ///
     /// # Errors
     /// When a link cannot listen.
-    pub fn start(cluster: &ClusterFile) -> Result<Links> {
+    pub fn start(cluster: &ClusterFile, is_delayed: bool) -> Result<Links> {
         let mut regions: Vec<&Region> = cluster.regions.iter().collect();
         regions.sort_by_key(|region| region.ordinal);
         let mut links = Vec::new();
         let mut pairs = Vec::new();
         for (index, caller) in regions.iter().enumerate() {
             for called in &regions[index + 1..] {
-                let round_trip_ms = cluster.round_trip_ms(&caller.name, &called.name).unwrap_or(0);
+                let known_ms = cluster.round_trip_ms(&caller.name, &called.name);
+                let round_trip_ms = known_ms.filter(|_| is_delayed).unwrap_or(0);
                 let shape = Shape::delay(Duration::from_millis(round_trip_ms) / 2);
                 let listen = SocketAddr::new(loopback_like(called.mesh), 0);
                 pairs.push(Pair {
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     fn links() -> Links {
-        Links::start(&ClusterFile::open(None).unwrap().0).unwrap()
+        Links::start(&ClusterFile::open(None).unwrap().0, true).unwrap()
     }
 
     fn cuts(links: &Links) -> Vec<(bool, bool)> {
@@ -205,6 +207,13 @@ mod tests {
         );
         assert_eq!(links.peers_of("us-east").unwrap().len(), 2);
         assert_eq!(links.peers_of("ap-southeast").unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn links_without_delay_are_links_all_the_same() {
+        let links = Links::start(&ClusterFile::open(None).unwrap().0, false).unwrap();
+        assert!(links.describe().unwrap().iter().all(|link| link.rtt_ms == 0.0));
+        assert_eq!(links.peers_of("us-east").unwrap().len(), 2);
     }
 
     #[tokio::test]

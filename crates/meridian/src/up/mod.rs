@@ -106,7 +106,7 @@ async fn prepare(args: &UpArgs, calls: mpsc::Sender<Call>) -> Result<(Running, C
     }
     let links = match args.no_wan {
         true => None,
-        false => Some(Links::start(&cluster)?),
+        false => Some(Links::start(&cluster, !args.no_delay)?),
     };
     Ok((Running::new(cluster, links, &launch)?, socket))
 }

@@ -1,4 +1,4 @@
-//! When a region may be called ready: it says that it is healthy, and it sees its peers.
+//! When a region may be called ready: it is not unhealthy, sees its peers and has what they have.
 
 use std::net::SocketAddr;
 
@@ -45,6 +45,9 @@ fn judge(code: u16, health: &str, status: &str) -> Readiness {
         .collect();
     if !away.is_empty() {
         return Readiness::NotYet(format!("not connected to {}", away.join(", ")));
+    }
+    if status["caught_up"] == Value::Bool(false) {
+        return Readiness::NotYet("it is catching up".to_owned());
     }
     let regions = status["regions"].as_object().into_iter().flatten();
     let down: Vec<&str> = regions
@@ -97,5 +100,7 @@ mod tests {
         check(200, "", alone, Some("not connected to ap"));
         let down = r#"{"regions":{"eu":{"state":"Down"},"us":{"state":"Up"}}}"#;
         check(200, "", down, Some("it does not count as up: eu"));
+        check(200, "", r#"{"caught_up":false}"#, Some("it is catching up"));
+        check(200, "", r#"{"caught_up":null}"#, None);
     }
 }

@@ -1,0 +1,6 @@
+//! The meridian command as a user runs it: real processes, signals, sockets and files.
+
+mod certificates;
+mod cluster;
+mod configuration;
+mod support;

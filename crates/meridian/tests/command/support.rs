@@ -1,0 +1,167 @@
+//! Running the command, and topologies on ports that are free.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything that is waited for may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The command with nothing of this environment that could steer it.
+pub fn meridian() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MERIDIAN_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs the command to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    meridian().args(arguments).output().expect("the command starts")
+}
+
+/// Runs it and expects success; what it said.
+#[track_caller]
+pub fn succeeds(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let (said, errors) = texts(&output);
+    assert!(output.status.success(), "{arguments:?} failed: {errors}{said}");
+    said
+}
+
+/// Runs it and expects failure with this code; what it complained of.
+#[track_caller]
+pub fn fails(code: i32, arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let (said, errors) = texts(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}{said}");
+    errors
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Waits until `look` gives something.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Three regions on free ports of this machine.
+pub struct Topology {
+    /// The file.
+    pub file: PathBuf,
+    /// Redis ports in the order of the file.
+    pub redis: [SocketAddr; 3],
+}
+
+/// Writes a topology into a directory. Round trips are short; timings are the defaults.
+pub fn topology(directory: &Path) -> Topology {
+    // Held until all are known, so that they differ.
+    let mut held = Vec::new();
+    let mut tcp = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        held.push(listener);
+        address
+    };
+    let redis = [tcp(), tcp(), tcp()];
+    let admin = [tcp(), tcp(), tcp()];
+    // Free for TCP is not free for UDP.
+    let mut sockets = Vec::new();
+    let dns = [(); 3].map(|()| {
+        until("a port that is free for both", || {
+            let address = tcp();
+            UdpSocket::bind(address).ok().map(|socket| sockets.push(socket)).map(|()| address)
+        })
+    });
+    let mesh = [(); 3].map(|()| {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("an address");
+        sockets.push(socket);
+        address
+    });
+    let mut text = "cluster: test\nregions:\n".to_owned();
+    for (index, name) in ["one", "two", "three"].into_iter().enumerate() {
+        text.push_str(&format!(
+            "  - {{name: {name}, ordinal: {index}, redis: '{}', mesh: '{}', admin: '{}', dns: '{}'}}\n",
+            redis[index], mesh[index], admin[index], dns[index]
+        ));
+    }
+    text.push_str("dns: {zone: meridian.test}\nwan:\n  round_trips:\n");
+    for (one, other) in [("one", "two"), ("two", "three"), ("one", "three")] {
+        text.push_str(&format!("    - {{between: [{one}, {other}], ms: 20}}\n"));
+    }
+    let file = directory.join("regions.yaml");
+    std::fs::write(&file, text).expect("the topology is written");
+    Topology { file, redis }
+}
+
+/// A running `meridian up`; killed when dropped, and its nodes end with it.
+pub struct Up {
+    /// The process.
+    pub process: Child,
+    output: PathBuf,
+}
+
+impl Up {
+    /// Starts it and waits until it says how to stop it.
+    pub fn start(directory: &Path, topology: &Topology) -> Up {
+        let output = directory.join("up.out");
+        let file = std::fs::File::create(&output).expect("a file for the output");
+        let process = meridian()
+            .args(["up", "--log", "debug", "--config"])
+            .arg(&topology.file)
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .spawn()
+            .expect("up starts");
+        let mut up = Up { process, output };
+        until("the cluster to be ready", || {
+            let ended = up.process.try_wait().expect("a process");
+            assert!(ended.is_none(), "up has ended:\n{}", up.said());
+            up.said().contains("Ctrl-C").then_some(())
+        });
+        up
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_default()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// One inline command on a connection of its own; none if nobody answers.
+pub fn redis(address: SocketAddr, command: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    let reply = reply.strip_suffix("+OK\r\n")?;
+    Some(reply.trim_end().to_owned())
+}
