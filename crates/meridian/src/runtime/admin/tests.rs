@@ -9,6 +9,7 @@ use meridian_dns::{DnsConfig, DnsServer};
 use meridian_failover::{ControlState, DnsTable};
 use meridian_mesh::{ClusterCa, Mesh, MeshConfig, MeshEvent, PeerConfig};
 use meridian_store::{Identity, LogPosition};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,6 +21,21 @@ use crate::{
     config::EXAMPLE,
     runtime::{inbound::ToExecutor, snapshot::Snapshot},
 };
+
+#[test]
+fn the_examples_of_deployments_have_sound_topologies() {
+    let compose = include_str!("../../../../../deploy/compose/regions.yaml");
+    let kubernetes = include_str!("../../../../../deploy/kubernetes/region.yaml");
+    let documents = serde_yaml_ng::Deserializer::from_str(kubernetes);
+    let map = documents
+        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
+        .find(|document| document["kind"] == "ConfigMap")
+        .unwrap();
+    for topology in [compose, map["data"]["regions.yaml"].as_str().unwrap()] {
+        let cluster = ClusterFile::parse(topology).unwrap();
+        assert_eq!(cluster.regions.len(), 3);
+    }
+}
 
 /// A node without an executor.
 struct Parts {

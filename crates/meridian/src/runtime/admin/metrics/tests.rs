@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::render;
 use crate::runtime::admin::sample;
 
+const EXAMPLES: [(&str, &str); 2] = [
+    ("alerts.yaml", include_str!("../../../../../../deploy/prometheus/alerts.yaml")),
+    ("meridian.json", include_str!("../../../../../../deploy/grafana/meridian.json")),
+];
 const DOCUMENT: &str = include_str!("../../../../../../docs/metrics.md");
 
 /// A family as its description and its samples show it.
@@ -137,4 +141,29 @@ fn the_document_tells_of_every_metric() {
         missing.is_empty() && obsolete.is_empty(),
         "docs/metrics.md lacks\n{missing:#?}\nand should not have\n{obsolete:#?}"
     );
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_what_is_exported() {
+    let families = families(&render(sample::facts()).unwrap());
+    let exported = |name: &str| {
+        families.iter().any(|(family, facts)| {
+            let suffixes: &[&str] = match facts.kind.as_str() {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
+                _ => &[""],
+            };
+            name.strip_prefix(family.as_str()).is_some_and(|rest| suffixes.contains(&rest))
+        })
+    };
+    for (file, text) in EXAMPLES {
+        let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let asked: BTreeSet<&str> = words
+            .filter(|word| word.starts_with("meridian_") || word.starts_with("process_"))
+            .collect();
+        assert!(asked.len() > 10, "{file}: only {asked:?}");
+        let unknown: Vec<_> = asked.into_iter().filter(|name| !exported(name)).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
 }
