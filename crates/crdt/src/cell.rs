@@ -245,6 +245,33 @@ impl Cell {
         self.tidy();
     }
 
+    /// Writes a value over everything that the context covers.
+    #[inline]
+    pub(crate) fn assign<'c>(
+        &mut self,
+        context: &Context<'_>,
+        cuts: impl Iterator<Item = &'c Cut<'c>>,
+        me: Origin,
+        value: &[u8],
+        ttl: Time,
+    ) {
+        // The steady state: one register, seen by the author. A value as long as the old one takes
+        // its place and costs no allocation.
+        if let (Some(first), None) = (&mut self.first, &self.more)
+            && context.covers(first.dot)
+        {
+            (first.dot, first.ttl) = (context.dot, ttl);
+            if first.value.len() == value.len() {
+                first.value.copy_from_slice(value);
+            } else {
+                first.value = value.into();
+            }
+            return;
+        }
+        self.remove_covered(context, cuts, me);
+        self.insert(Reg::new(context.dot, value.into(), ttl));
+    }
+
     /// Adds a register; the caller has removed what it covers.
     pub(crate) fn insert(&mut self, reg: Reg) {
         let Some(first) = &mut self.first else {
@@ -270,8 +297,7 @@ impl Cell {
     /// Raises one origin's row to a newer cumulative sum.
     pub(crate) fn raise(&mut self, origin: Origin, birth: Time, last: Time, sum: Amount) {
         let rows = &mut self.more.get_or_insert_default().rows;
-        let fresh =
-            Row { origin, birth, last, sum, cut_last: Time::ZERO, cut_sum: Amount::ZERO };
+        let fresh = Row { origin, birth, last, sum, cut_last: Time::ZERO, cut_sum: Amount::ZERO };
         match rows.binary_search_by_key(&origin, |r| r.origin) {
             Err(at) => rows.insert(at, fresh),
             Ok(at) if birth > rows[at].birth => rows[at] = fresh,

@@ -10,6 +10,7 @@
 
 mod amount;
 mod cell;
+mod name;
 mod object;
 mod op;
 mod stored;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use amount::{Amount, AmountError};
 pub use cell::{Cell, OwnTtl, Reg, Row};
+pub use name::Name;
 pub use object::{Effect, Elements, Kind, Object, Visible};
 pub use op::{Action, Context, Cut, Element, Op};
 pub use stored::{ElementKey, decode_cell, decode_deadlines, encode_cell, encode_deadlines};

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use meridian_clock::{Dot, Origin, Time};
 
 use crate::{
-    Amount, Cell, OwnTtl, Reg,
+    Amount, Cell, Name, OwnTtl, Reg,
     op::{Action, Context, Cut, Element, Op},
 };
 
@@ -56,7 +56,7 @@ pub struct Effect {
 /// hole: what has not been scanned is never moved behind the scan.
 #[derive(Clone, Debug, Default)]
 pub struct Elements {
-    cells: IndexMap<Box<[u8]>, Cell, FixedState>,
+    cells: IndexMap<Name, Cell, FixedState>,
     /// How many cells show a value when no deadline has passed.
     live: usize,
 }
@@ -76,10 +76,8 @@ struct Rest {
     deadlines: Vec<(Dot, Time)>,
 }
 
-static NO_ELEMENTS: Elements = Elements {
-    cells: IndexMap::with_hasher(FixedState::with_seed(0)),
-    live: 0,
-};
+static NO_ELEMENTS: Elements =
+    Elements { cells: IndexMap::with_hasher(FixedState::with_seed(0)), live: 0 };
 
 impl Elements {
     fn new(seed: u64) -> Elements {
@@ -164,8 +162,7 @@ impl Object {
         }
         match &op.action {
             Action::Assign { element: Element::String, value, ttl } => {
-                self.string.remove_covered(context, cuts_of(op, Element::String), me);
-                self.string.insert(Reg::new(context.dot, (*value).into(), *ttl));
+                self.string.assign(context, cuts_of(op, Element::String), me, value, *ttl);
                 // A SET brings its own time to live and ends those that it saw.
                 if let Some(rest) = &mut self.rest {
                     rest.deadlines.retain(|(dot, _)| !context.covers(*dot));
@@ -173,8 +170,7 @@ impl Object {
             }
             Action::Assign { element, value, .. } => {
                 self.change(*element, seed, |cell| {
-                    cell.remove_covered(context, cuts_of(op, *element), me);
-                    cell.insert(Reg::new(context.dot, (*value).into(), Time::MAX));
+                    cell.assign(context, cuts_of(op, *element), me, value, Time::MAX);
                 });
             }
             Action::Remove { element } => {
@@ -384,9 +380,8 @@ impl Object {
     }
 
     fn tidy(&mut self) {
-        let empty = |r: &Rest| {
-            r.hash.cells.is_empty() && r.set.cells.is_empty() && r.deadlines.is_empty()
-        };
+        let empty =
+            |r: &Rest| r.hash.cells.is_empty() && r.set.cells.is_empty() && r.deadlines.is_empty();
         if self.rest.as_ref().is_some_and(|r| empty(r)) {
             self.rest = None;
         }
