@@ -1,6 +1,6 @@
 //! One partition: the unit of ordering, of version vector and of repair.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_clock::{Dot, Origin, Time, VersionVector};
 use meridian_crdt::{ElementKey, Op, Row, encode_op};
@@ -21,6 +21,8 @@ pub struct Partition {
     known: BTreeMap<Origin, VersionVector>,
     /// Up to when each other region has promised to have sent everything.
     watermark: BTreeMap<Origin, Time>,
+    /// Origins that write nothing any more and whose every record is here.
+    retired: BTreeSet<Origin>,
     /// Empty counter rows that wait for their origin to have seen the reset.
     residue: VecDeque<Residue>,
 }
@@ -117,6 +119,11 @@ impl Partition {
         *mark = upto.max(*mark);
     }
 
+    /// Learns that nothing of the origin is missing here and nothing new will ever come.
+    pub fn retire(&mut self, origin: Origin) {
+        self.retired.insert(origin);
+    }
+
     /// Whether nothing stamped at or below `time` can arrive any more from `origins`.
     pub fn is_settled(&self, time: Time, mut origins: impl Iterator<Item = Origin>) -> bool {
         origins.all(|o| {
@@ -140,7 +147,9 @@ impl Partition {
     /// row was emptied, so its next increment opens a new row. `early` does not wait for that.
     pub fn collect(&mut self, early: bool) -> Option<Residue> {
         let at = self.residue.iter().take(COLLECT_AHEAD).position(|r| {
-            early || self.known.get(&r.origin).is_some_and(|known| known.dominates(&r.noted))
+            early
+                || self.retired.contains(&r.origin)
+                || self.known.get(&r.origin).is_some_and(|known| known.dominates(&r.noted))
         })?;
         self.residue.remove(at)
     }

@@ -12,7 +12,10 @@ use meridian_replication::{
 };
 
 use crate::{
-    limits::{RESUBSCRIBE_EVERY_MS, STALLED_LOOKS, SWEEP_EVERY_MS, SWEEP_SLOTS, WATERMARK_EVERY_MS},
+    limits::{
+        RESUBSCRIBE_EVERY_MS, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX, SWEEP_EVERY_MS, SWEEP_SLOTS,
+        WATERMARK_EVERY_MS,
+    },
     wire::PeerMessage,
 };
 
@@ -82,6 +85,12 @@ struct Peer {
     subscribed: BTreeSet<Origin>,
     /// What it has, by its last watermark.
     vectors: Vec<VersionVector>,
+    /// Batches that answered our subscriptions, and how many there had been at the last look.
+    batches: u64,
+    batches_seen: u64,
+    /// When it is asked again if it has more and no batch comes.
+    stalled_at_ms: u64,
+    patience_ms: u64,
     /// What it had when the session began: once we have that, we have caught up with it.
     target: Option<Vec<VersionVector>>,
     lag: PeerLag,
@@ -105,9 +114,6 @@ pub struct DataNode {
     resubscribe_due_ms: u64,
     sweep_due_ms: u64,
     sweep_slot: u16,
-    /// Frames applied when stalls were last looked for, and for how many looks nothing came
-    /// although peers have more.
-    stall: (u64, u32),
     /// The tailer's batches are compared with what each partition has, until one is applied
     /// that is only a part of a transaction.
     filter_mirror: bool,
@@ -137,7 +143,6 @@ impl DataNode {
             resubscribe_due_ms: 0,
             sweep_due_ms: 0,
             sweep_slot: 0,
-            stall: (0, 0),
             filter_mirror: true,
             frames_applied: 0,
             frames_from_the_future: 0,
@@ -207,6 +212,9 @@ impl DataNode {
         let number = peer.number;
         let result = Batch::decode(bytes).and_then(|batch| {
             if batch.number == number {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.batches += 1;
+                }
                 batch.frames.iter().try_for_each(|frame| self.frame(frame))?;
             }
             Ok(())
@@ -224,13 +232,14 @@ impl DataNode {
         if now_ms >= self.watermark_due_ms {
             self.watermark_due_ms = now_ms + WATERMARK_EVERY_MS;
             self.send_watermarks();
+            self.retire_origins();
             for number in 0..self.engine.stage().partitions() {
                 self.engine.stage_mut().collect_residue(number);
             }
         }
         if now_ms >= self.resubscribe_due_ms {
             self.resubscribe_due_ms = now_ms + RESUBSCRIBE_EVERY_MS;
-            self.look_for_stalls();
+            self.find_stalled(now_ms);
             let missed = std::mem::take(&mut self.missed);
             self.reroute((!missed.is_empty()).then_some(&missed));
         }
@@ -414,11 +423,59 @@ impl DataNode {
         };
         let now = self.engine.durable_time().0;
         let physical_ms = stage.clock().physical().as_ms();
-        for (peer, state) in self.peers.iter().filter(|(_, p)| p.greeted) {
-            let watermark = Watermark { vectors: vectors.clone(), now, physical_ms };
-            let message = PeerMessage::Watermark(watermark);
-            let session = state.session;
-            self.effects.push(DataEffect::Send { peer: *peer, session, message });
+        for (peer, state) in &self.peers {
+            let (peer, session) = (*peer, state.session);
+            if state.greeted {
+                let watermark = Watermark { vectors: vectors.clone(), now, physical_ms };
+                let message = PeerMessage::Watermark(watermark);
+                self.effects.push(DataEffect::Send { peer, session, message });
+            }
+            // Only who has heard our greeting sends watermarks: perhaps it was lost on the way.
+            if state.vectors.is_empty() {
+                let message = PeerMessage::Hello(self.hello());
+                self.effects.push(DataEffect::Send { peer, session, message });
+            }
+        }
+    }
+
+    /// The safety net under every lost message: a peer has what is missing here, and nothing comes
+    /// from it. Then it is asked again.
+    fn find_stalled(&mut self, now_ms: u64) {
+        let mine = self.engine.stage().vectors();
+        for peer in self.peers.values_mut() {
+            let has_more = peer.vectors.iter().zip(&mine).any(|(theirs, mine)| {
+                peer.subscribed.iter().any(|o| theirs.get(*o) > mine.get(*o))
+            });
+            if !has_more || peer.batches != peer.batches_seen {
+                peer.batches_seen = peer.batches;
+                peer.patience_ms = STALLED_AFTER_MS;
+                peer.stalled_at_ms = now_ms + STALLED_AFTER_MS;
+            } else if now_ms >= peer.stalled_at_ms {
+                peer.patience_ms = (2 * peer.patience_ms).min(STALLED_AFTER_MS_MAX);
+                peer.stalled_at_ms = now_ms + peer.patience_ms;
+                self.missed.extend(&peer.subscribed);
+            }
+        }
+    }
+
+    /// An origin that is not configured any more writes nothing new: its region goes on under
+    /// another ordinal (rule R5). Once every region has said in this life that it has no more of
+    /// it than this one, nothing of it can arrive.
+    fn retire_origins(&mut self) {
+        let me = self.engine.stage().me();
+        let is_retired = |o: &&Origin| **o != me && !self.config.peers.contains(o);
+        let retired: Vec<Origin> = self.origins.iter().filter(is_retired).copied().collect();
+        for origin in retired {
+            for number in 0..self.engine.stage().partitions() {
+                let have = self.engine.stage().partition(number).vector.get(origin);
+                let is_complete = self.config.peers.iter().all(|peer| {
+                    let said = self.acknowledged.get(peer).and_then(|v| v.get(usize::from(number)));
+                    said.is_some_and(|vector| vector.get(origin) <= have)
+                });
+                if is_complete {
+                    self.engine.stage_mut().partition_mut(number).retire(origin);
+                }
+            }
         }
     }
 
@@ -448,25 +505,6 @@ impl DataNode {
             let request = Subscribe { number: state.number, origins, vectors };
             let (session, message) = (state.session, PeerMessage::Subscribe(request));
             self.effects.push(DataEffect::Send { peer, session, message });
-        }
-    }
-
-    /// The safety net under every lost message: peers have what is missing here, and nothing
-    /// comes. Then everything that is missing is asked for again.
-    fn look_for_stalls(&mut self) {
-        let mine = self.engine.stage().vectors();
-        let mut wanting = BTreeSet::new();
-        for peer in self.peers.values().filter(|p| p.greeted) {
-            for (theirs, ours) in peer.vectors.iter().zip(&mine) {
-                let ahead = theirs.iter().filter(|(o, t)| *t > ours.get(*o)).map(|(o, _)| o);
-                wanting.extend(ahead.filter(|o| peer.subscribed.contains(o)));
-            }
-        }
-        let stalled = !wanting.is_empty() && self.frames_applied == self.stall.0;
-        self.stall = (self.frames_applied, if stalled { self.stall.1 + 1 } else { 0 });
-        if self.stall.1 >= STALLED_LOOKS {
-            self.stall.1 = 0;
-            self.missed.append(&mut wanting);
         }
     }
 

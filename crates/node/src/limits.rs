@@ -6,9 +6,12 @@ pub const WATERMARK_EVERY_MS: u64 = 100;
 /// After frames were missed or held back, ask again this often, in milliseconds.
 pub const RESUBSCRIBE_EVERY_MS: u64 = 250;
 
-/// After so many of these intervals without a frame, although a peer has what is missing here, it
-/// is asked for again. Longer than any round trip.
-pub const STALLED_LOOKS: u32 = 8;
+/// A peer that has what is missing here and sends nothing for so long, in milliseconds, has
+/// perhaps never got the subscription: it is asked again. Longer than any round trip. Doubled each
+/// time that it does not help, up to [`STALLED_AFTER_MS_MAX`].
+pub const STALLED_AFTER_MS: u64 = 2_000;
+/// See [`STALLED_AFTER_MS`].
+pub const STALLED_AFTER_MS_MAX: u64 = 32_000;
 
 /// Slots whose expired keys are looked for in one sweep.
 pub const SWEEP_SLOTS: u16 = 256;
