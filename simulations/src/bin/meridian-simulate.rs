@@ -1,0 +1,198 @@
+//! Runs seeds of the simulation and tells what came of them.
+//!
+//! The shell around the pure part: it alone reads a clock (for the figures), starts threads (a
+//! seed runs in one of them, from beginning to end) and prints.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a shell measures and uses all cores; what it runs is deterministic"
+)]
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use meridian_simulations::{Ablation, Counts, Failure, simulate};
+
+/// How often progress is shown.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Simulates clusters of regions under faults. Every seed is a run of its own; a failing one
+/// prints the command that replays it.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Options {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Run this seed alone.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run seeds for so many minutes instead of a number of them.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Switch off one rule, which must make seeds fail: one of apply-gaps, ignore-dependencies,
+    /// reuse-ordinal, ship-unsynced, checkpoint-ahead, drop-cuts, collect-early,
+    /// acknowledge-unsynced, keep-remains, expire-unsettled, reply-unsynced, checkpoint-unsynced.
+    #[arg(long)]
+    ablation: Option<String>,
+    /// Print everything that happens.
+    #[arg(long)]
+    trace: bool,
+    /// Go on after a failure and count them.
+    #[arg(long)]
+    keep_going: bool,
+    /// Seeds that run at the same time; all cores by default.
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+/// What all threads see.
+#[derive(Default)]
+struct Progress {
+    next: AtomicU64,
+    done: AtomicU64,
+    simulated_us: AtomicU64,
+    stop: AtomicBool,
+    counts: Mutex<Counts>,
+    failures: Mutex<Vec<Failure>>,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let ablation = match &options.ablation {
+        None => None,
+        Some(name) => {
+            Some(Ablation::named(name).with_context(|| format!("no rule is called {name:?}"))?)
+        }
+    };
+    if let Some(seed) = options.seed {
+        return Ok(run_one(seed, ablation, options.trace));
+    }
+    Ok(run_many(&options, ablation))
+}
+
+fn run_one(seed: u64, ablation: Option<Ablation>, trace: bool) -> ExitCode {
+    let sink: Option<fn(&str)> = if trace { Some(|line| println!("{line}")) } else { None };
+    match simulate(seed, ablation, sink) {
+        Ok(report) => {
+            let seconds = report.simulated_us as f64 / 1e6;
+            println!("seed {seed} holds after {seconds:.1} simulated seconds, trace {:016x}", report.hash);
+            print_counts(&report.counts);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_many(options: &Options, ablation: Option<Ablation>) -> ExitCode {
+    let began = Instant::now();
+    let progress = Progress::default();
+    let until = options.minutes.map(|minutes| began + Duration::from_secs(60 * minutes));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..options.jobs.unwrap_or(cores))
+            .map(|_| scope.spawn(|| work(options, ablation, until, &progress)))
+            .collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            std::thread::park_timeout(SHOW_EVERY);
+            show(options, &progress, began);
+        }
+    });
+    if std::io::stdout().is_terminal() {
+        println!();
+    }
+    tell(&progress, began)
+}
+
+fn work(options: &Options, ablation: Option<Ablation>, until: Option<Instant>, all: &Progress) {
+    loop {
+        let offset = all.next.fetch_add(1, Ordering::Relaxed);
+        let is_over = match until {
+            Some(until) => Instant::now() >= until,
+            None => offset >= options.seeds,
+        };
+        if is_over || all.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        match simulate(options.from + offset, ablation, None) {
+            Ok(report) => {
+                all.simulated_us.fetch_add(report.simulated_us, Ordering::Relaxed);
+                lock(&all.counts).add(&report.counts);
+            }
+            Err(failure) => {
+                all.simulated_us.fetch_add(failure.at_us, Ordering::Relaxed);
+                lock(&all.failures).push(failure);
+                all.stop.store(!options.keep_going, Ordering::Relaxed);
+            }
+        }
+        all.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn show(options: &Options, progress: &Progress, began: Instant) {
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    const WIDTH: usize = 30;
+    let done = progress.done.load(Ordering::Relaxed);
+    let part = match options.minutes {
+        Some(minutes) => began.elapsed().as_secs_f64() / (60 * minutes) as f64,
+        None => done as f64 / options.seeds.max(1) as f64,
+    };
+    let filled = ((part * WIDTH as f64) as usize).min(WIDTH);
+    let rate = done as f64 / began.elapsed().as_secs_f64();
+    let failed = lock(&progress.failures).len();
+    print!(
+        "\r[{}{}] {done} seeds, {rate:.0} a second, {failed} failed ",
+        "#".repeat(filled),
+        ".".repeat(WIDTH - filled),
+    );
+    let _ = std::io::stdout().flush();
+}
+
+fn tell(progress: &Progress, began: Instant) -> ExitCode {
+    let seconds = began.elapsed().as_secs_f64();
+    let done = progress.done.load(Ordering::Relaxed);
+    let simulated = progress.simulated_us.load(Ordering::Relaxed) as f64 / 1e6;
+    print_counts(&lock(&progress.counts));
+    println!(
+        "{done} seeds in {seconds:.1} s: {:.1} seeds and {:.0} simulated seconds a second",
+        done as f64 / seconds,
+        simulated / seconds,
+    );
+    let mut failures = lock(&progress.failures);
+    failures.sort_by_key(|failure| failure.seed);
+    for failure in failures.iter() {
+        println!("\n{failure}");
+    }
+    if failures.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("\n{} of {done} seeds failed", failures.len());
+    ExitCode::FAILURE
+}
+
+fn print_counts(counts: &Counts) {
+    for (name, count) in counts.fields() {
+        println!("{count:>12} {name}");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,106 @@
+//! The control plane of a simulated region, over a log of its own that a crash may shorten.
+
+use meridian_consensus::GroupConfig;
+use meridian_failover::{CheckReport, FailoverConfig, StepOutcome};
+use meridian_node::{Control, ControlConfig, ControlEffect, ControlTurn};
+
+/// The records of a control log, as the machine's disk holds them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ControlLog {
+    records: Vec<Vec<u8>>,
+    synced: usize,
+}
+
+impl ControlLog {
+    /// After the death of the process everything is there; after that of the machine what was
+    /// synced, and this many records more.
+    pub fn crash(&mut self, lucky: Option<usize>) {
+        if let Some(lucky) = lucky {
+            self.records.truncate(self.synced + lucky);
+        }
+        self.synced = self.records.len();
+    }
+
+    /// Records that a dying machine may lose.
+    pub fn unsynced(&self) -> usize {
+        self.records.len() - self.synced
+    }
+}
+
+/// One region's control machine and what it waits for.
+pub(crate) struct ControlPlane {
+    pub control: Control,
+    log: ControlLog,
+    /// A turn whose records are being synced.
+    syncing: Option<ControlTurn>,
+}
+
+/// What the control plane wants the world to do.
+pub(crate) enum Outcome {
+    /// Nothing waits.
+    Done(Vec<ControlEffect>),
+    /// The log must be synced; then ask again.
+    MustSync,
+}
+
+impl ControlPlane {
+    /// Goes on from a log.
+    pub fn start(
+        id: u16,
+        regions: u16,
+        round_trip_ms: u64,
+        log: ControlLog,
+        now_ms: u64,
+        incarnation: u64,
+    ) -> Result<ControlPlane, String> {
+        let failover = FailoverConfig::new(id, (0..regions).collect());
+        let group = GroupConfig::new(id, failover.voters.clone(), round_trip_ms);
+        let config = ControlConfig { failover, group };
+        let control = Control::new(config, log.records.clone(), now_ms, incarnation)?;
+        Ok(ControlPlane { control, log, syncing: None })
+    }
+
+    /// The log, to outlive the process.
+    pub fn into_log(self) -> ControlLog {
+        self.log
+    }
+
+    /// The region's own end-to-end check has ended well after so long.
+    pub fn check(&mut self, now_ms: u64, took_ms: u64) {
+        let step = StepOutcome::Ok { took_ms };
+        self.control.check(now_ms, &CheckReport { write: step, fsync: step, read: step });
+    }
+
+    /// Moves time on. While the log is being synced nothing leaves.
+    pub fn turn(&mut self, now_ms: u64) -> Result<Outcome, String> {
+        if self.syncing.is_some() {
+            return Ok(Outcome::Done(Vec::new()));
+        }
+        let turn = self.control.turn(now_ms);
+        self.log.records.extend(turn.records.iter().cloned());
+        if turn.must_sync {
+            self.syncing = Some(turn);
+            return Ok(Outcome::MustSync);
+        }
+        self.release(now_ms, turn).map(Outcome::Done)
+    }
+
+    /// The log is on disk.
+    pub fn synced(&mut self, now_ms: u64) -> Result<Vec<ControlEffect>, String> {
+        self.log.synced = self.log.records.len();
+        match self.syncing.take() {
+            Some(turn) => self.release(now_ms, turn),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn release(&mut self, now_ms: u64, turn: ControlTurn) -> Result<Vec<ControlEffect>, String> {
+        let (effects, records) = self.control.persisted(now_ms, turn)?;
+        if !records.is_empty() {
+            // Written to a new file, synced, and put in the old one's place.
+            self.log.synced = records.len();
+            self.log.records = records;
+        }
+        Ok(effects)
+    }
+}

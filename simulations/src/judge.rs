@@ -1,0 +1,300 @@
+//! The judges: what must hold at every moment, and what must hold in the end.
+
+use std::collections::BTreeMap;
+
+use meridian_clock::VersionVector;
+use meridian_keyspace::Stage;
+use meridian_store::{CrashModel, MemoryStorage};
+
+use crate::{
+    observe::Observer,
+    plan::Family,
+    region::{Region, RegionConfig},
+    spec::{Content, Part, Shown},
+    workload::family_of,
+    world::{Event, World},
+};
+
+/// After everything has healed the world settles within this time, in microseconds.
+const PATIENCE_US: u64 = 60_000_000;
+
+/// What the control planes have agreed on.
+#[derive(Debug, Default)]
+pub(crate) struct Agreement {
+    /// By epoch, the state that it opened.
+    states: BTreeMap<u64, Vec<u8>>,
+    /// By region, the newest epoch that it has shown, over all its lives.
+    epochs: BTreeMap<usize, u64>,
+    /// Who was primary last.
+    primary: Option<usize>,
+}
+
+impl World {
+    /// At most one region takes itself for the primary; what was agreed stays agreed.
+    pub(crate) fn check_primaries(&mut self) -> Result<(), String> {
+        if !self.plan.control {
+            return Ok(());
+        }
+        let primaries: Vec<usize> =
+            (0..self.places.len()).filter(|place| self.is_primary(*place)).collect();
+        if primaries.len() > 1 {
+            return Err(format!("regions {primaries:?} are primary at once"));
+        }
+        if let [primary] = primaries[..]
+            && self.agreement.primary != Some(primary)
+        {
+            self.agreement.primary = Some(primary);
+            self.counts.takeovers += 1;
+            self.trace.line(self.now_us, || format!("{primary} is primary"));
+        }
+        for (index, place) in self.places.iter().enumerate() {
+            let Some(plane) = place.process.as_ref().and_then(|p| p.control.as_ref()) else {
+                continue;
+            };
+            let state = plane.control.state();
+            let seen = self.agreement.epochs.entry(index).or_default();
+            if state.epoch < *seen {
+                return Err(format!("region {index} goes back from epoch {seen} to {}", state.epoch));
+            }
+            if state.epoch > *seen || !self.agreement.states.contains_key(&state.epoch) {
+                *seen = state.epoch;
+                let bytes = state.encode();
+                let agreed = self.agreement.states.entry(state.epoch).or_insert(bytes.clone());
+                if *agreed != bytes {
+                    return Err(format!("region {index} knows another epoch {}", state.epoch));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one region: what it shows, and what a new process would make of its disk.
+    pub(crate) fn look(&mut self) -> Result<(), String> {
+        let next_us = self.judges.range(1, 2 * self.plan.look_us);
+        self.later(next_us, Event::Look);
+        let place = self.judges.below(self.places.len());
+        if self.places[place].process.is_none() {
+            return Ok(());
+        }
+        self.counts.looks += 1;
+        self.end_turn(place)?;
+        self.check_shown(place)?;
+        if self.judges.chance(400) {
+            self.check_restart(place)?;
+        }
+        Ok(())
+    }
+
+    /// A region shows exactly what the operations that it has applied amount to.
+    fn check_shown(&mut self, place: usize) -> Result<(), String> {
+        let here = &self.places[place];
+        let Some(process) = &here.process else { return Ok(()) };
+        let vectors = process.vectors();
+        for (number, (before, now)) in here.looked.iter().zip(&vectors).enumerate() {
+            if !now.dominates(before) {
+                return Err(format!("region {place} partition {number}: its vector went back"));
+            }
+        }
+        let stage = process.node.engine().stage();
+        self.check_stage(&here.config, stage, &format!("region {place}"))?;
+        for key in self.keys.iter().filter(|key| family_of(key) == Family::Sets) {
+            let theirs = here.sets.members(key);
+            let ours = stage.object(key).map(|o| o.set().visible(Default::default()));
+            let ours = ours.into_iter().flatten().map(|(name, _)| name.to_vec()).collect();
+            if theirs != ours {
+                return Err(format!("region {place} {key:?}: {ours:?}, Orswot holds {theirs:?}"));
+            }
+        }
+        self.places[place].looked = vectors;
+        Ok(())
+    }
+
+    /// Data shows exactly what the operations that its vectors cover amount to.
+    fn check_stage(&self, config: &RegionConfig, stage: &Stage, who: &str) -> Result<(), String> {
+        let mut observer = Observer::new(config, stage);
+        for key in &self.keys {
+            let number = stage.partition_of(key);
+            let (seen, now) = (&stage.partition(number).vector, stage.now());
+            let name = String::from_utf8_lossy(key);
+            let shown = observer.show(key).map_err(|e| format!("{who} {name}: {e}"))?;
+            let expected = self.history.show(key, seen, now);
+            if shown != expected {
+                let records: Vec<_> = self.history.records(key).collect();
+                let object = stage.object(key);
+                return Err(format!(
+                    "{who} shows {name} as\n  {}\nwhere all that it has applied gives\n  {}\n\
+                     it holds {object:#?}\nits vector is {seen:?}, its time {}\n\
+                     the operations are {records:#?}",
+                    tell(shown.as_ref()),
+                    tell(expected.as_ref()),
+                    now.0,
+                ));
+            }
+            let unswept = self.history.show_unswept(key, seen, now);
+            let parts = |shown: Option<&Shown>| {
+                shown.map(|s| s.content.parts()).unwrap_or_default()
+            };
+            // A key that expired and was reclaimed must not come back with what arrives late.
+            // Which type shows may change, since reclaiming removes hidden ones too.
+            let (shown, unswept) = (parts(shown.as_ref()), parts(unswept.as_ref()));
+            if same_kind(&shown, &unswept) && !shown.is_subset(&unswept) {
+                return Err(format!("{who} {name}: reclaiming brought back {shown:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A new process on the same disk has the same data; after the machine's death, what its own
+    /// vectors say.
+    fn check_restart(&mut self, place: usize) -> Result<(), String> {
+        let machine = self.judges.chance(500);
+        let here = &self.places[place];
+        let Some(process) = &here.process else { return Ok(()) };
+        let model = if machine {
+            let log_bytes = self.judges.below(process.storage.unsynced() + 1);
+            let batches = self.judges.below(process.storage.pending_batches() + 1);
+            CrashModel::Machine { log_bytes, batches }
+        } else {
+            CrashModel::Process
+        };
+        let disk: MemoryStorage = process.storage.clone().crash(model);
+        let mut twin = Region::start(here.config.clone(), disk)?;
+        let physical_us = here.clocks.physical_us(self.now_us);
+        twin.node.engine_mut().set_physical_us(physical_us);
+        let stage = twin.node.engine().stage();
+        if machine {
+            return self.check_stage(&here.config, stage, &format!("region {place} after a restart"));
+        }
+        if twin.vectors() != process.vectors() {
+            return Err(format!("region {place} has other vectors after a restart"));
+        }
+        let before = Observer::new(&here.config, process.node.engine().stage()).digest();
+        let after = Observer::new(&here.config, stage).digest();
+        if before != after {
+            return Err(format!("region {place} has another digest after a restart"));
+        }
+        Ok(())
+    }
+
+    /// After everything has healed: true when everything has settled as it must.
+    pub(crate) fn verdict(&mut self) -> Result<bool, String> {
+        for place in 0..self.places.len() {
+            self.end_turn(place)?;
+        }
+        match self.unsettled() {
+            None => {
+                (0..self.places.len()).try_for_each(|place| self.check_end(place))?;
+                self.check_promises()?;
+                Ok(true)
+            }
+            Some(why) if self.now_us > self.plan.active_us + PATIENCE_US => {
+                Err(format!("does not settle: {why}"))
+            }
+            Some(_) => {
+                self.later(crate::world::VERDICT_EVERY_US, Event::Verdict);
+                Ok(false)
+            }
+        }
+    }
+
+    /// What has not settled yet.
+    fn unsettled(&self) -> Option<String> {
+        let processes: Vec<&Region> =
+            self.places.iter().filter_map(|p| p.process.as_ref()).collect();
+        let first = processes.first()?;
+        for (index, process) in processes.iter().enumerate() {
+            if process.needs_sync() {
+                return Some(format!("region {index} has frames that are not on disk"));
+            }
+            if process.vectors() != first.vectors() {
+                let (a, b) = (first.vectors(), process.vectors());
+                return Some(format!("vectors of 0 and {index} differ:\n  {a:?}\n  {b:?}"));
+            }
+            for number in 0..self.plan.partitions {
+                let waiting = process.node.engine().stage().partition(number).residue();
+                if waiting > 0 {
+                    return Some(format!("region {index} keeps {waiting} empty counter rows"));
+                }
+            }
+        }
+        if self.plan.control {
+            return self.control_unsettled(&processes);
+        }
+        None
+    }
+
+    fn control_unsettled(&self, processes: &[&Region]) -> Option<String> {
+        let planes: Vec<_> = processes.iter().filter_map(|p| p.control.as_ref()).collect();
+        let epochs: Vec<u64> = planes.iter().map(|p| p.control.state().epoch).collect();
+        if epochs.iter().any(|epoch| *epoch != epochs[0]) {
+            return Some(format!("control epochs differ: {epochs:?}"));
+        }
+        let primaries: Vec<usize> =
+            (0..self.places.len()).filter(|place| self.is_primary(*place)).collect();
+        let agreed = usize::from(planes.first()?.control.state().primary);
+        (primaries != [agreed])
+            .then(|| format!("primary are {primaries:?} where {agreed} was agreed on"))
+    }
+
+    fn check_end(&mut self, place: usize) -> Result<(), String> {
+        self.check_shown(place)?;
+        let digest = |place: usize| {
+            let here = &self.places[place];
+            let stage = here.process.as_ref().map(|p| p.node.engine().stage());
+            stage.map(|stage| Observer::new(&here.config, stage).digest())
+        };
+        if digest(place) != digest(0) {
+            return Err(format!("digests of regions 0 and {place} differ"));
+        }
+        let here = &self.places[place];
+        let Some(process) = &here.process else { return Ok(()) };
+        for key in &self.keys {
+            let Some(object) = process.node.engine().stage().object(key) else { continue };
+            let mut empty = 0;
+            object.each(|_, cell| empty += cell.rows().iter().filter(|r| !r.is_live()).count());
+            if empty > 0 {
+                let name = String::from_utf8_lossy(key);
+                return Err(format!(
+                    "region {place} {name}: {empty} empty counter rows are left in {object:#?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What clients were told of, and nobody was allowed to lose, is everywhere.
+    fn check_promises(&self) -> Result<(), String> {
+        let Some(process) = &self.places[0].process else { return Ok(()) };
+        let vectors: Vec<VersionVector> = process.vectors();
+        let kept = |p: &&crate::client::Promise| {
+            !vectors[usize::from(p.partition)].covers(p.dot)
+        };
+        match self.promises.iter().find(kept) {
+            Some(lost) => Err(format!("an acknowledged write is missing everywhere: {}", lost.dot)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn same_kind(a: &std::collections::BTreeSet<Part>, b: &std::collections::BTreeSet<Part>) -> bool {
+    let kind = |parts: &std::collections::BTreeSet<Part>| {
+        parts.first().map(std::mem::discriminant)
+    };
+    b.is_empty() || kind(a) == kind(b)
+}
+
+fn tell(shown: Option<&Shown>) -> String {
+    let Some(Shown { content, deadline_ms }) = shown else { return "nothing".into() };
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    let content = match content {
+        Content::String(value) => format!("string {}", text(value)),
+        Content::Hash(fields) => {
+            let fields = fields.iter().map(|(name, value)| format!("{}={}", text(name), text(value)));
+            format!("hash {}", fields.collect::<Vec<_>>().join(" "))
+        }
+        Content::Set(members) => {
+            format!("set {}", members.iter().map(text).collect::<Vec<_>>().join(" "))
+        }
+    };
+    format!("{content} until {deadline_ms:?}")
+}

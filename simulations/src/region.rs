@@ -1,0 +1,337 @@
+//! One region, composed as the daemon composes it, without threads.
+//!
+//! The daemon's rules of order are kept here and nowhere else: a commit is appended before its
+//! replies are seen; peers are fed from what is synced; a portion of a checkpoint is written once
+//! the log is synced up to where it ended when the portion was read.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meridian_clock::{Origin, VersionVector};
+use meridian_keyspace::{
+    ClientId, Durability, Engine, EngineConfig, StageConfig,
+};
+use meridian_node::{
+    CheckpointRun, DataConfig, DataEffect, DataNode, Shipper, export, recover,
+    wire::{Assembler, PeerMessage, pieces},
+};
+use meridian_store::{CheckpointBatch, Identity, LogPosition, MemoryStorage, Meta, Storage};
+
+use crate::{ablation::Ablation, control_log::ControlPlane};
+
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "simulated";
+
+/// After this much log a mark is set: small, so that marks matter in short runs.
+const MARK_EVERY_BYTES: u64 = 600;
+
+/// What a region must know to start.
+#[derive(Clone, Debug)]
+pub(crate) struct RegionConfig {
+    pub index: usize,
+    pub origin: Origin,
+    pub partitions: u16,
+    pub peers: Vec<Origin>,
+    pub durability: Durability,
+    pub ablation: Option<Ablation>,
+    /// Keys the hash tables.
+    pub seed: u64,
+}
+
+impl RegionConfig {
+    /// Whose directory it is.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            cluster: CLUSTER.into(),
+            region: format!("region-{}", self.index),
+            origin: self.origin,
+            partitions: self.partitions,
+        }
+    }
+
+    /// The stage's part.
+    pub fn stage(&self) -> StageConfig {
+        StageConfig {
+            me: self.origin,
+            partitions: self.partitions,
+            seed: self.seed,
+            ablations: self.ablation.map(Ablation::switches).unwrap_or_default(),
+        }
+    }
+
+    fn is(&self, ablation: Ablation) -> bool {
+        self.ablation == Some(ablation)
+    }
+}
+
+/// A commit that is in the log but perhaps not on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Its frames, in order.
+    pub frames: Vec<Vec<u8>>,
+    /// What is to be sent on control lanes.
+    pub effects: Vec<DataEffect>,
+}
+
+/// A living process of a region.
+pub(crate) struct Region {
+    pub config: RegionConfig,
+    pub node: DataNode,
+    pub storage: MemoryStorage,
+    pub control: Option<ControlPlane>,
+    shipper: Shipper,
+    assembler: Assembler,
+    /// Pieces that were read from the log and wait for room on the lane.
+    waiting: BTreeMap<Origin, VecDeque<Vec<u8>>>,
+    /// The last complete checkpoint.
+    meta: Meta,
+    writing: Option<Writing>,
+    marked: u64,
+}
+
+/// A checkpoint on its way.
+struct Writing {
+    run: CheckpointRun,
+    /// A portion that was read, and the log's end when it was.
+    portion: Option<(CheckpointBatch, LogPosition)>,
+}
+
+/// How far a checkpoint got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There is more to do.
+    Under,
+    /// It is written.
+    Complete,
+    /// Nothing has changed since the last one.
+    Idle,
+}
+
+impl Region {
+    /// Starts from what the disk holds.
+    pub fn start(config: RegionConfig, storage: MemoryStorage) -> Result<Region, String> {
+        let recovered = recover(&storage, config.stage(), &config.identity())
+            .map_err(|e| format!("region {} cannot start: {e}", config.index))?;
+        let engine = Engine::new(engine_config(&config), recovered.stage, recovered.end);
+        let data = DataConfig {
+            cluster: CLUSTER.into(),
+            peers: config.peers.clone(),
+            ablations: config.stage().ablations,
+        };
+        Ok(Region {
+            node: DataNode::new(engine, data),
+            shipper: Shipper::new(config.partitions, recovered.marks, &config.peers),
+            assembler: Assembler::default(),
+            waiting: BTreeMap::new(),
+            meta: recovered.meta,
+            writing: None,
+            marked: recovered.end.0,
+            control: None,
+            storage,
+            config,
+        })
+    }
+
+    /// What every partition has applied.
+    pub fn vectors(&self) -> Vec<VersionVector> {
+        self.node.engine().stage().vectors()
+    }
+
+    /// A session began.
+    pub fn peer_up(&mut self, peer: Origin, session: u64) {
+        self.node.peer_up(peer, session);
+    }
+
+    /// A session is over.
+    pub fn peer_down(&mut self, peer: Origin, session: u64) {
+        self.assembler.forget(peer);
+        self.waiting.remove(&peer);
+        self.node.peer_down(peer, session);
+        self.shipper.peer_down(peer, session);
+    }
+
+    /// A message of the control lane. Gives back what is for the control group.
+    pub fn control_message(
+        &mut self,
+        peer: Origin,
+        session: u64,
+        bytes: &[u8],
+    ) -> Result<Option<Vec<u8>>, String> {
+        match PeerMessage::decode(bytes).map_err(|e| e.to_string())? {
+            PeerMessage::Raft(message) => return Ok(Some(message)),
+            PeerMessage::Subscribe(request) => {
+                self.waiting.remove(&peer);
+                self.shipper.subscribe(peer, session, &request).map_err(|e| e.to_string())?;
+            }
+            message => {
+                if let PeerMessage::Watermark(mark) = &message {
+                    let vectors = mark.vectors.unpack(self.config.partitions);
+                    self.shipper.acknowledge(peer, vectors.map_err(|e| e.to_string())?);
+                }
+                self.node.message(peer, session, message);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A piece of the live lane. `drop_batch` is the daemon that was too busy to take it.
+    pub fn piece(
+        &mut self,
+        peer: Origin,
+        session: u64,
+        bytes: &[u8],
+        drop_batch: bool,
+    ) -> Result<(), String> {
+        let batch = self.assembler.push(peer, bytes).map_err(|e| e.to_string())?;
+        if let Some(batch) = batch.filter(|_| !drop_batch) {
+            self.node.batch(peer, session, &batch);
+        }
+        Ok(())
+    }
+
+    /// Ends a turn: one commit, appended; then what may leave.
+    pub fn end_turn(&mut self) -> Result<Turn, String> {
+        let frames = self.commit()?;
+        Ok(Turn { frames, effects: self.node.take_effects() })
+    }
+
+    fn commit(&mut self) -> Result<Vec<Vec<u8>>, String> {
+        let engine = self.node.engine_mut();
+        let commit = engine.commit();
+        let (mut frames, mut end) = (Vec::new(), self.storage.bounds().1);
+        if let Some(entry) = &commit.entry {
+            let start = end;
+            end = self.storage.append(entry).map_err(|e| e.to_string())?;
+            let entries = meridian_store::Entries::new(entry, start);
+            frames = entries.flat_map(|e| e.frames().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect();
+        }
+        engine.appended(commit, end);
+        if self.config.is(Ablation::ReplyUnsynced) {
+            // Told that all is on disk, while it is not.
+            engine.synced(end);
+        }
+        if end.0 - self.marked >= MARK_EVERY_BYTES {
+            self.marked = end.0;
+            let vectors = engine.stage().vectors();
+            self.shipper.mark(end, vectors);
+        }
+        Ok(frames)
+    }
+
+    /// Whether something waits for a sync.
+    pub fn needs_sync(&self) -> bool {
+        self.storage.unsynced() > 0
+    }
+
+    /// The log is on disk up to where it ended when the sync began.
+    pub fn synced(&mut self) -> Result<(), String> {
+        let position = self.storage.sync().map_err(|e| e.to_string())?;
+        self.node.engine_mut().synced(position);
+        Ok(())
+    }
+
+    /// Pieces for the live lanes, as far as `room` gives leave to send so many bytes to a peer.
+    pub fn ship(
+        &mut self,
+        mut room: impl FnMut(Origin, u64) -> usize,
+    ) -> Result<Vec<(Origin, u64, Vec<u8>)>, String> {
+        let durable = if self.config.is(Ablation::ShipUnsynced) {
+            self.storage.bounds().1
+        } else {
+            self.storage.synced_position()
+        };
+        let mut out = Vec::new();
+        for (peer, session, _) in self.shipper.sessions(durable).collect::<Vec<_>>() {
+            let mut left = room(peer, session);
+            while left > 0 {
+                let queue = self.waiting.entry(peer).or_default();
+                if let Some(piece) = queue.pop_front() {
+                    left = left.saturating_sub(piece.len());
+                    out.push((peer, session, piece));
+                    continue;
+                }
+                let storage = &self.storage;
+                let read = |from, max| storage.read(from, max);
+                let batches = self.shipper.next(peer, durable, read).map_err(|e| e.to_string())?;
+                let more = self.shipper.sessions(durable).any(|(p, _, work)| p == peer && work);
+                if batches.is_empty() && !more {
+                    break;
+                }
+                queue.extend(batches.iter().flat_map(|b| pieces(b)));
+            }
+        }
+        Ok(out)
+    }
+
+    /// One step of a checkpoint: plans one, reads a portion of so many keys, or writes what was
+    /// read once it may be written.
+    pub fn checkpoint_step(&mut self, keys: usize) -> Result<(Progress, Vec<Vec<u8>>), String> {
+        let durable = self.storage.synced_position();
+        let Some(mut writing) = self.writing.take() else {
+            let storage = &self.storage;
+            let plan = CheckpointRun::plan(&self.meta, durable, |from, max| storage.read(from, max));
+            self.writing =
+                plan.map_err(|e| e.to_string())?.map(|run| Writing { run, portion: None });
+            let progress = if self.writing.is_some() { Progress::Under } else { Progress::Idle };
+            return Ok((progress, Vec::new()));
+        };
+        let Some((mut batch, end)) = writing.portion.take() else {
+            let batch = export(self.node.engine().stage(), &writing.run.next_portion_of(keys));
+            // What this turn has executed is in the batch: it must be in the log.
+            let frames = self.commit()?;
+            writing.portion = Some((batch, self.storage.bounds().1));
+            self.writing = Some(writing);
+            return Ok((Progress::Under, frames));
+        };
+        if end > durable && !self.config.is(Ablation::CheckpointUnsynced) {
+            writing.portion = Some((batch, end));
+            self.writing = Some(writing);
+            return Ok((Progress::Under, Vec::new()));
+        }
+        if writing.run.remaining() > 0 {
+            self.storage.checkpoint(batch).map_err(|e| e.to_string())?;
+            self.writing = Some(writing);
+            return Ok((Progress::Under, Vec::new()));
+        }
+        let mut meta = writing.run.meta().clone();
+        if self.config.is(Ablation::CheckpointAhead) {
+            meta.position = durable;
+            meta.vectors = self.node.engine().durable_vectors().to_vec();
+        }
+        batch.meta = Some(meta.encode());
+        self.storage.checkpoint(batch).map_err(|e| e.to_string())?;
+        self.meta = meta;
+        Ok((Progress::Complete, Vec::new()))
+    }
+
+    /// Lets go of the log that nobody needs.
+    pub fn release(&mut self) -> Result<(), String> {
+        let position = self.shipper.release(self.meta.position);
+        self.storage.release(position).map_err(|e| e.to_string())
+    }
+
+    /// Bytes that a client may read now.
+    pub fn take_output(&mut self) -> Vec<(ClientId, Vec<u8>)> {
+        let engine = self.node.engine_mut();
+        let mut out = Vec::new();
+        for id in engine.take_ready() {
+            if let Some(client) = engine.output(id) {
+                let bytes = client.releasable().to_vec();
+                client.consume(bytes.len());
+                out.push((id, bytes));
+            }
+        }
+        out
+    }
+}
+
+/// What the engine of a region must know.
+pub(crate) fn engine_config(config: &RegionConfig) -> EngineConfig {
+    EngineConfig {
+        stage: config.stage(),
+        durability: config.durability,
+        password: None,
+        cluster: CLUSTER.into(),
+        region: config.identity().region,
+        regions: BTreeMap::new(),
+    }
+}

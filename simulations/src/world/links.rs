@@ -1,0 +1,220 @@
+//! Sessions, lanes and datagrams: what the network does to regions.
+
+use meridian_clock::Origin;
+use meridian_node::{ControlEffect, DataEffect, wire::PeerMessage};
+
+use super::{Event, World};
+use crate::{
+    network::{Arrival, Lane, Pair, pair},
+    plan::MS,
+};
+
+/// A pair that is not connected tries again after this long.
+const DIAL_EVERY_US: u64 = 60 * MS;
+
+impl World {
+    /// Two regions try to connect, and will try again.
+    pub(super) fn dial(&mut self, pair: Pair) {
+        let again_us = self.schedule.range(DIAL_EVERY_US / 2, DIAL_EVERY_US * 3 / 2);
+        self.add(again_us, Event::Dial(pair));
+        let (a, b) = (&self.places[pair.0], &self.places[pair.1]);
+        let both_live = a.process.is_some() && b.process.is_some() && a.topology == b.topology;
+        let is_cut = self.network.is_cut(pair.0, pair.1) || self.network.is_cut(pair.1, pair.0);
+        if !both_live || is_cut || self.network.is_connected(pair) {
+            return;
+        }
+        let (number, untold) = self.network.open(pair);
+        self.counts.sessions += 1;
+        for (end, former) in untold {
+            self.end_session(pair, former, end);
+        }
+        let way_us = self.network.delay_us(pair.0, pair.1, &mut self.schedule);
+        for end in [pair.0, pair.1] {
+            let delay_us = way_us + self.schedule.range(0, way_us);
+            self.add(delay_us, Event::Up { pair, number, end });
+        }
+        self.trace.line(self.now_us, || format!("{pair:?} session {number}"));
+    }
+
+    pub(super) fn up(&mut self, pair: Pair, number: u64, end: usize) -> Result<(), String> {
+        if self.places[end].process.is_none() || !self.network.tell_up(pair, number, end) {
+            return Ok(());
+        }
+        let peer = self.other(pair, end);
+        if let Some(process) = self.process(end) {
+            process.peer_up(peer, number);
+        }
+        // What the other end sent before this one knew.
+        for arrival in self.network.resume(self.now_us, pair, &mut self.schedule) {
+            self.queue.add(arrival.at_us, Event::Arrival(arrival));
+        }
+        self.maybe_end_turn(end)
+    }
+
+    pub(super) fn down(&mut self, pair: Pair, number: u64, end: usize) -> Result<(), String> {
+        if self.network.tell_down(pair, number, end) {
+            self.end_session(pair, number, end);
+        }
+        self.maybe_end_turn(end)
+    }
+
+    fn end_session(&mut self, pair: Pair, number: u64, end: usize) {
+        let peer = self.other(pair, end);
+        if let Some(process) = self.process(end) {
+            process.peer_down(peer, number);
+        }
+    }
+
+    /// A session breaks; each end learns of it at its own time.
+    pub(super) fn break_session(&mut self, pair: Pair, notice_us: u64) {
+        let Some(number) = self.network.break_session(pair) else { return };
+        self.counts.breaks += 1;
+        for end in [pair.0, pair.1] {
+            let delay_us = self.faults.range(0, notice_us);
+            self.add(delay_us, Event::Down { pair, number, end });
+        }
+    }
+
+    pub(super) fn arrival(&mut self, arrival: Arrival) -> Result<(), String> {
+        let Some(bytes) = self.network.arrive(arrival) else { return Ok(()) };
+        let Arrival { pair, number, from, lane, .. } = arrival;
+        let to = pair.0 + pair.1 - from;
+        let peer = self.places[from].config.origin;
+        self.trace.mix(&[from as u64, to as u64, lane as u64]);
+        self.trace.mix_bytes(&bytes);
+        let drops = if self.calm { 0 } else { self.plan.faults.inbound_drops };
+        let drop_batch = lane == Lane::Live && self.faults.chance(drops);
+        self.counts.drops += u64::from(drop_batch);
+        let Some(process) = self.process(to) else { return Ok(()) };
+        match lane {
+            Lane::Live => process.piece(peer, number, &bytes, drop_batch)?,
+            Lane::Control => {
+                let raft = process.control_message(peer, number, &bytes)?;
+                if let (Some(message), Some(plane)) = (raft, &mut process.control) {
+                    plane.control.step(from as u16, &message)?;
+                }
+            }
+        }
+        self.maybe_end_turn(to)
+    }
+
+    pub(super) fn datagram(
+        &mut self,
+        pair: Pair,
+        number: u64,
+        from: usize,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let to = pair.0 + pair.1 - from;
+        if self.network.is_cut(from, to) || !self.network.is_known(pair, number, to) {
+            return Ok(());
+        }
+        let now_ms = self.places[to].clocks.steady_ms(self.now_us);
+        self.trace.mix_bytes(bytes);
+        if let Some(plane) = self.process(to).and_then(|p| p.control.as_mut()) {
+            plane.control.receive(now_ms, from as u16, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what a region's data wants sent.
+    pub(super) fn send_effects(
+        &mut self,
+        place: usize,
+        effects: Vec<DataEffect>,
+    ) -> Result<(), String> {
+        for effect in effects {
+            match effect {
+                DataEffect::Send { peer, session, message } => {
+                    let drops = if self.calm { 0 } else { self.plan.faults.outbound_drops };
+                    if self.faults.chance(drops) {
+                        self.counts.drops += 1;
+                        continue;
+                    }
+                    self.trace.line(self.now_us, || format!("{place} -> {peer} {message:?}"));
+                    self.send(place, peer, session, Lane::Control, message.encode());
+                }
+                DataEffect::Disconnect { peer, reason, .. } => {
+                    return Err(format!("region {place} finds that {peer} broke the rules: {reason}"));
+                }
+                DataEffect::Fork { origin, partition } => {
+                    return Err(format!(
+                        "region {place}: history of {origin} forks in partition {partition}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a region's control plane wants done.
+    pub(super) fn send_control(&mut self, place: usize, effects: Vec<ControlEffect>) {
+        for effect in effects {
+            match effect {
+                ControlEffect::Broadcast(bytes) => self.broadcast(place, &bytes),
+                ControlEffect::Raft(to, message) => {
+                    let to = usize::from(to);
+                    let peer = self.places[to].config.origin;
+                    if let Some(number) = self.network.number(pair(place, to)) {
+                        let bytes = PeerMessage::Raft(message).encode();
+                        self.send(place, peer, number, Lane::Control, bytes);
+                    }
+                }
+                ControlEffect::Changed => {}
+            }
+        }
+    }
+
+    fn broadcast(&mut self, from: usize, bytes: &[u8]) {
+        for to in (0..self.places.len()).filter(|to| *to != from) {
+            let pair = pair(from, to);
+            let Some(number) = self.network.number(pair) else { continue };
+            if self.network.is_cut(from, to) {
+                continue;
+            }
+            for at_us in self.network.datagram(self.now_us, (from, to), &mut self.schedule) {
+                let bytes = bytes.to_vec();
+                self.queue.add(at_us, Event::Datagram { pair, number, from, bytes });
+            }
+        }
+    }
+
+    /// Puts a message on a lane.
+    pub(super) fn send(
+        &mut self,
+        from: usize,
+        peer: Origin,
+        session: u64,
+        lane: Lane,
+        bytes: Vec<u8>,
+    ) {
+        let Some(to) = self.place_of(peer) else { return };
+        let ways = (from, to);
+        let now_us = self.now_us;
+        if let Some(arrival) =
+            self.network.send(now_us, ways, session, lane, bytes, &mut self.schedule)
+        {
+            self.queue.add(arrival.at_us, Event::Arrival(arrival));
+        }
+    }
+
+    /// Sends frames, as far as the log is on disk and the lanes have room.
+    pub(super) fn ship(&mut self, place: usize) -> Result<(), String> {
+        let origins: Vec<Origin> = self.places.iter().map(|p| p.config.origin).collect();
+        let network = &self.network;
+        let Some(process) = self.places[place].process.as_mut() else { return Ok(()) };
+        let pieces = process.ship(|peer, session| {
+            let to = origins.iter().position(|o| *o == peer);
+            to.map_or(0, |to| network.room(place, to, session))
+        })?;
+        for (peer, session, piece) in pieces {
+            self.trace.line(self.now_us, || format!("{place} -> {peer} {} B", piece.len()));
+            self.send(place, peer, session, Lane::Live, piece);
+        }
+        Ok(())
+    }
+
+    fn other(&self, pair: Pair, end: usize) -> Origin {
+        self.places[pair.0 + pair.1 - end].config.origin
+    }
+}

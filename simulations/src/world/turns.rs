@@ -1,0 +1,263 @@
+//! A region's turn: what is due, one commit, replies to clients.
+
+use meridian_clock::{Dot, Time, VersionVector};
+use meridian_resp::Value;
+use meridian_store::Frame;
+
+use super::{Event, World};
+use crate::{
+    client::{Client, Promise, Sent, complaint, show},
+    control_log::Outcome,
+    history::Note,
+    plan::{Family, MS},
+    spec::Act,
+    workload::{Command, family_of},
+};
+
+/// The control plane moves this often.
+const CONTROL_EVERY_US: u64 = 10 * MS;
+
+/// The log is cut short in one of so many thousand turns.
+const RELEASES: u32 = 100;
+
+/// A client that finds its region dead tries again after this long.
+const RECONNECT_US: u64 = 50 * MS;
+
+impl World {
+    /// Everything that is due in a region.
+    pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
+        self.control_turn(place)?;
+        let (now_us, releases) = (self.now_us, self.plan.releases && self.backup.is_none());
+        let steady_ms = self.places[place].clocks.steady_ms(now_us);
+        let primary = self.is_primary(place);
+        let release = releases && self.schedule.chance(RELEASES);
+        let Some(process) = self.process(place) else { return Ok(()) };
+        let (before, now) = (process.vectors(), process.node.engine().stage().now());
+        process.node.tick(steady_ms, primary);
+        if release {
+            process.release()?;
+        }
+        self.note_writes(place, &before, now, true);
+        self.end_turn(place)
+    }
+
+    /// Ends the turn of a region now, or leaves it to a later event.
+    pub(super) fn maybe_end_turn(&mut self, place: usize) -> Result<(), String> {
+        if self.schedule.chance(self.plan.commits) { self.end_turn(place) } else { Ok(()) }
+    }
+
+    /// One commit, and what may leave after it.
+    pub(crate) fn end_turn(&mut self, place: usize) -> Result<(), String> {
+        let Some(process) = self.process(place) else { return Ok(()) };
+        let turn = process.end_turn()?;
+        self.committed(place, &turn.frames)?;
+        self.send_effects(place, turn.effects)?;
+        self.ship(place)?;
+        self.deliver_replies(place)
+    }
+
+    /// Frames are in a region's log.
+    pub(super) fn committed(&mut self, place: usize, frames: &[Vec<u8>]) -> Result<(), String> {
+        let me = self.places[place].config.origin;
+        for bytes in frames {
+            let frame = Frame::decode(bytes).map_err(|e| e.to_string())?;
+            let header = &frame.header;
+            self.trace.mix_bytes(bytes);
+            self.trace.line(self.now_us, || format!("{place} logs {header:?}"));
+            if header.origin == me {
+                self.history.learn(&frame)?;
+            }
+            let here = &mut self.places[place];
+            here.sets.apply(&frame)?;
+            here.appended[usize::from(header.partition)].raise(header.origin, header.last);
+        }
+        self.counts.operations = self.history.operations;
+        self.schedule_sync(place);
+        Ok(())
+    }
+
+    /// Notes when the operations were written that a region has made since `before`.
+    fn note_writes(
+        &mut self,
+        place: usize,
+        before: &[VersionVector],
+        now: Time,
+        swept: bool,
+    ) -> Vec<(u16, Dot)> {
+        let me = self.places[place].config.origin;
+        let Some(process) = self.places[place].process.as_ref() else { return Vec::new() };
+        let mut wrote = Vec::new();
+        for (number, before) in (0..self.plan.partitions).zip(before) {
+            let upto = process.node.engine().stage().partition(number).vector.get(me);
+            if upto > before.get(me) {
+                self.history.note(number, me, Note { upto, now, swept });
+                self.counts.sweeps += u64::from(swept);
+                wrote.push((number, Dot::new(upto, me)));
+            }
+        }
+        wrote
+    }
+
+    /// A client sends what it wants to, and will again.
+    pub(super) fn client(&mut self, slot: usize) -> Result<(), String> {
+        if self.calm {
+            return Ok(());
+        }
+        let place = self.homes[slot];
+        if self.places[place].process.is_none() {
+            self.add(RECONNECT_US, Event::Client(slot));
+            return Ok(());
+        }
+        let think_us = self.workload.think_us();
+        self.add(think_us, Event::Client(slot));
+        self.connect(slot);
+        for command in self.workload.next() {
+            self.execute(slot, command);
+        }
+        self.maybe_end_turn(place)
+    }
+
+    fn connect(&mut self, slot: usize) {
+        if self.clients[slot].is_some() {
+            return;
+        }
+        let (place, id) = (self.homes[slot], self.next_client);
+        self.next_client += 1;
+        if let Some(process) = self.process(place) {
+            process.node.engine_mut().connect(id, format!("10.0.0.{slot}:1"));
+            self.clients[slot] = Some(Client::new(id));
+        }
+    }
+
+    fn execute(&mut self, slot: usize, command: Command) {
+        let place = self.homes[slot];
+        let Some(id) = self.clients[slot].as_ref().map(|c| c.id) else { return };
+        let Some(process) = self.process(place) else { return };
+        let engine = process.node.engine_mut();
+        let (before, now) = (engine.stage().vectors(), engine.stage().now());
+        let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+        engine.execute(id, &args);
+        self.counts.commands += 1;
+        let wrote = self.note_writes(place, &before, now, false);
+        self.trace.line(self.now_us, || format!("{place} client {id} {} {wrote:?}", show(&command)));
+        if let Some(client) = self.clients[slot].as_mut() {
+            client.sent(Sent { command, wrote });
+        }
+    }
+
+    /// Clients read what has been released to them.
+    pub(super) fn deliver_replies(&mut self, place: usize) -> Result<(), String> {
+        let Some(process) = self.process(place) else { return Ok(()) };
+        let output = process.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let slots = self.slots();
+        for (id, bytes) in output {
+            self.trace.mix_bytes(&bytes);
+            let Some(slot) = slots.get(&id).copied() else { continue };
+            let Some(client) = self.clients[slot].as_mut() else { continue };
+            for (sent, value) in client.received(&bytes)? {
+                self.counts.replies += 1;
+                self.replied(slot, sent, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replied(&mut self, slot: usize, sent: Sent, value: &Value) -> Result<(), String> {
+        if let Some(complaint) = complaint(&sent, value) {
+            return Err(complaint);
+        }
+        self.check_read(slot, &sent, value)?;
+        let place = &self.places[self.homes[slot]];
+        let durable = place.config.durability == meridian_keyspace::Durability::Always;
+        for (partition, dot) in &sent.wrote {
+            self.promises.push(Promise { partition: *partition, dot: *dot, durable });
+        }
+        let is_set = matches!(sent.command[0].as_slice(), b"SET" | b"GETSET");
+        if let (true, [(_, dot)], Some(client)) =
+            (is_set, sent.wrote.as_slice(), self.clients[slot].as_mut())
+        {
+            client.own.insert(sent.command[1].clone(), *dot);
+        }
+        Ok(())
+    }
+
+    /// Reads never show what the reader's own earlier write has replaced, nor half of what was
+    /// written together.
+    fn check_read(&self, slot: usize, sent: &Sent, value: &Value) -> Result<(), String> {
+        if matches!(value, Value::Simple(_)) {
+            // Queued in a transaction.
+            return Ok(());
+        }
+        match sent.command[0].as_slice() {
+            b"MGET" => match value.as_array() {
+                Some([a, b]) if a != b => {
+                    Err(format!("{} answers {value:?}: half a transaction", show(&sent.command)))
+                }
+                _ => Ok(()),
+            },
+            b"GET" if family_of(&sent.command[1]) == Family::Strings => {
+                let key = &sent.command[1];
+                let own = self.clients[slot].as_ref().and_then(|c| c.own.get(key)).copied();
+                let (Some(own), Some(read)) = (own, value.as_bytes()) else { return Ok(()) };
+                let wrote = |value: &[u8]| {
+                    let is = |act: &Act| matches!(act, Act::Assign { value: v, .. } if v == value);
+                    self.history.records(key).find(|r| is(&r.act))
+                };
+                let read = wrote(read).ok_or_else(|| format!("{value:?} was never written"))?;
+                let mine = self.history.records(key).find(|r| r.dot == own);
+                match mine.filter(|mine| mine.had_seen(read.dot)) {
+                    Some(mine) => Err(format!(
+                        "a client that wrote {} to {key:?} then read {}, which that had replaced",
+                        mine.dot, read.dot
+                    )),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a region takes itself for the primary one now.
+    pub(crate) fn is_primary(&self, place: usize) -> bool {
+        let here = &self.places[place];
+        let Some(process) = &here.process else { return false };
+        match &process.control {
+            Some(plane) => plane.control.is_primary(here.clocks.steady_ms(self.now_us)),
+            None => here.primary,
+        }
+    }
+
+    fn control_turn(&mut self, place: usize) -> Result<(), String> {
+        let now_us = self.now_us;
+        let here = &mut self.places[place];
+        let now_ms = here.clocks.steady_ms(now_us);
+        let Some(process) = here.process.as_mut() else { return Ok(()) };
+        let Some(plane) = process.control.as_mut().filter(|_| now_us >= here.control_due_us) else {
+            return Ok(());
+        };
+        here.control_due_us = now_us + CONTROL_EVERY_US;
+        plane.control.set_caught_up(process.node.is_caught_up());
+        match plane.turn(now_ms)? {
+            Outcome::Done(effects) => self.send_control(place, effects),
+            Outcome::MustSync => {
+                let (from, upto) = self.plan.faults.sync_us;
+                let (delay_us, life) = (self.schedule.range(from, upto), self.places[place].life);
+                self.add(delay_us, Event::ControlSynced(place, life));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn control_synced(&mut self, place: usize) -> Result<(), String> {
+        let now_ms = self.places[place].clocks.steady_ms(self.now_us);
+        let Some(plane) = self.process(place).and_then(|p| p.control.as_mut()) else {
+            return Ok(());
+        };
+        let effects = plane.synced(now_ms)?;
+        self.send_control(place, effects);
+        Ok(())
+    }
+}
