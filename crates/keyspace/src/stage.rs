@@ -443,6 +443,9 @@ impl Stage {
     fn merge(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         let header = &frame.header;
         let (me, seed, number) = (self.me, self.seed, header.partition);
+        // Before the operations: an empty row that one of them leaves is noted with a vector that
+        // includes it, and may go only once its origin has seen that operation too.
+        self.parts[usize::from(number)].vector.set(header.origin, header.last);
         let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
         while let Some((dot, op)) = reader.next()? {
             let slot = slot_of(op.key);
@@ -456,7 +459,6 @@ impl Stage {
             }
         }
         let part = &mut self.parts[usize::from(number)];
-        part.vector.set(header.origin, header.last);
         if header.origin != me {
             let mut known = header.seen.clone();
             known.set(header.origin, header.last);
