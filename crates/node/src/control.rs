@@ -169,6 +169,13 @@ impl Control {
         self.failover.state()
     }
 
+    /// Whether everything that was committed before the start has been applied. Until then
+    /// [`Control::state`] is an older one.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Whether this region may act as primary now. Ask again before every act.
     #[must_use]
     pub fn is_primary(&self, now_ms: u64) -> bool {
