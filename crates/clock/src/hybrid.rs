@@ -43,9 +43,15 @@ impl HybridClock {
         HybridClock { physical: Time::ZERO, last: floor }
     }
 
-    /// Tells the clock what physical time it is, in microseconds since 1970.
+    /// Tells the clock what physical time it is, in microseconds since 1970. When that goes back,
+    /// hybrid time stands still: what has been shown as expired stays so, and what was promised
+    /// about [`HybridClock::now`] holds.
     pub fn set_physical_us(&mut self, us: u64) {
-        self.physical = Time(NTP64::from(Duration::from_micros(us)).as_u64());
+        let physical = Time(NTP64::from(Duration::from_micros(us)).as_u64());
+        if physical < self.physical {
+            self.last = self.last.max(self.physical);
+        }
+        self.physical = physical;
     }
 
     /// The current hybrid time: no stamp issued from now on is at or below it.
@@ -101,6 +107,16 @@ mod tests {
                 last = next;
             }
         }
+    }
+
+    #[test]
+    fn hybrid_time_never_goes_back_with_the_physical_clock() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        clock.set_physical_us(7_000_000);
+        let shown = clock.now();
+        clock.set_physical_us(1_000_000);
+        assert!(clock.now() >= shown);
+        assert!(clock.tick() > shown, "nothing is stamped at or below what was shown");
     }
 
     #[test]
