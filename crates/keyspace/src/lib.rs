@@ -12,6 +12,7 @@ mod dispatch;
 mod engine;
 mod export;
 mod increment;
+mod key;
 pub mod limits;
 mod mirror;
 mod partition;

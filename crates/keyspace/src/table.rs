@@ -2,12 +2,12 @@
 //! gives digests a natural grain.
 
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::EntryRef};
 use meridian_clock::Time;
 use meridian_crdt::{ElementKey, Object, encode_cell, encode_deadlines};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::mirror::RESERVED_PREFIX;
+use crate::{key::Key, mirror::RESERVED_PREFIX};
 
 /// Keys of the end-to-end checks. They change several times a second in every region, so that a
 /// digest over them would never be equal while the cluster is alive.
@@ -16,7 +16,7 @@ pub const CHECK_PREFIX: &[u8] = b"\0meridian:check:";
 /// Keys and objects of one slot.
 #[derive(Clone, Debug)]
 pub struct SlotTable {
-    objects: HashMap<Box<[u8]>, Object, FixedState>,
+    objects: HashMap<Key, Object, FixedState>,
     /// Keys that show something when no deadline has passed, Meridian's own excluded.
     live: usize,
     /// The digest as last computed, until the next change.
@@ -44,23 +44,28 @@ impl SlotTable {
         self.digest = None;
         let counts = !key.starts_with(RESERVED_PREFIX);
         let seen = |object: &Object| counts && object.visible(Time::ZERO).is_some();
-        if let Some(object) = self.objects.get_mut(key) {
-            let before = seen(object);
-            let result = change(object);
-            let after = seen(object);
-            self.live = self.live + usize::from(after) - usize::from(before);
-            if object.is_empty() {
-                self.objects.remove(key);
+        match self.objects.entry_ref(key) {
+            EntryRef::Occupied(mut entry) => {
+                let object = entry.get_mut();
+                let before = seen(object);
+                let result = change(object);
+                let after = seen(object);
+                self.live = self.live + usize::from(after) - usize::from(before);
+                if object.is_empty() {
+                    entry.remove();
+                }
+                result
             }
-            return result;
+            EntryRef::Vacant(entry) => {
+                let mut object = Object::default();
+                let result = change(&mut object);
+                if !object.is_empty() {
+                    self.live += usize::from(seen(&object));
+                    entry.insert(object);
+                }
+                result
+            }
         }
-        let mut object = Object::default();
-        let result = change(&mut object);
-        if !object.is_empty() {
-            self.live += usize::from(seen(&object));
-            self.objects.insert(key.into(), object);
-        }
-        result
     }
 
     /// How many keys show something, those that have expired but not been reclaimed included and
@@ -78,7 +83,7 @@ impl SlotTable {
 
     /// All keys and objects, in no particular order but the same one for the same history.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Object)> {
-        self.objects.iter().map(|(key, object)| (key.as_ref(), object))
+        self.objects.iter().map(|(key, object)| (key.as_bytes(), object))
     }
 
     /// A digest of all that is held: equal in two regions that have applied the same operations.
