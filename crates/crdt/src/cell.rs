@@ -108,7 +108,71 @@ struct More {
     /// Further registers, by dot.
     regs: Vec<Reg>,
     /// Counter rows, by origin.
-    rows: Vec<Row>,
+    rows: Rows,
+}
+
+/// Counter rows by origin. Most counters are written in one region: its row needs no memory of its
+/// own and no further look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Rows {
+    #[default]
+    None,
+    One(Row),
+    /// At least two.
+    Many(Vec<Row>),
+}
+
+impl Rows {
+    fn new(mut rows: Vec<Row>) -> Rows {
+        match rows.len() {
+            0 | 1 => rows.pop().map_or(Rows::None, Rows::One),
+            _ => Rows::Many(rows),
+        }
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[Row] {
+        match self {
+            Rows::None => &[],
+            Rows::One(row) => std::slice::from_ref(row),
+            Rows::Many(rows) => rows,
+        }
+    }
+
+    #[inline]
+    fn as_mut_slice(&mut self) -> &mut [Row] {
+        match self {
+            Rows::None => &mut [],
+            Rows::One(row) => std::slice::from_mut(row),
+            Rows::Many(rows) => rows,
+        }
+    }
+
+    fn insert(&mut self, at: usize, row: Row) {
+        match std::mem::take(self) {
+            Rows::None => *self = Rows::One(row),
+            Rows::One(other) => {
+                *self = Rows::Many(if at == 0 { vec![row, other] } else { vec![other, row] });
+            }
+            Rows::Many(mut rows) => {
+                rows.insert(at, row);
+                *self = Rows::Many(rows);
+            }
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Row) -> bool) {
+        if self.as_slice().iter().all(&mut keep) {
+            return;
+        }
+        *self = match std::mem::take(self) {
+            Rows::None | Rows::One(_) => Rows::None,
+            Rows::Many(mut rows) => {
+                rows.retain(keep);
+                Rows::new(rows)
+            }
+        };
+    }
 }
 
 impl Cell {
@@ -122,7 +186,7 @@ impl Cell {
             cell.insert(reg);
         }
         if !rows.is_empty() {
-            cell.more.get_or_insert_default().rows = rows;
+            cell.more.get_or_insert_default().rows = Rows::new(rows);
         }
         cell
     }
@@ -141,7 +205,7 @@ impl Cell {
     /// The counter rows, by origin.
     #[must_use]
     pub fn rows(&self) -> &[Row] {
-        self.more.as_ref().map_or(&[], |m| &m.rows)
+        self.more.as_ref().map_or(&[], |m| m.rows.as_slice())
     }
 
     /// The register with the largest dot.
@@ -225,13 +289,13 @@ impl Cell {
             return;
         };
         more.regs.retain(|r| !context.covers(r.dot));
-        for row in &mut more.rows {
+        for row in more.rows.as_mut_slice() {
             if context.covers(Dot::new(row.last, row.origin)) {
                 row.cut(row.last, row.sum);
             }
         }
         for cut in cuts {
-            let row = more.rows.iter_mut().find(|r| r.origin == cut.origin);
+            let row = more.rows.as_mut_slice().iter_mut().find(|r| r.origin == cut.origin);
             if let Some(row) = row.filter(|r| r.birth == cut.birth) {
                 if cut.last > row.last {
                     row.last = cut.last;
@@ -298,14 +362,15 @@ impl Cell {
     pub(crate) fn raise(&mut self, origin: Origin, birth: Time, last: Time, sum: Amount) {
         let rows = &mut self.more.get_or_insert_default().rows;
         let fresh = Row { origin, birth, last, sum, cut_last: Time::ZERO, cut_sum: Amount::ZERO };
-        match rows.binary_search_by_key(&origin, |r| r.origin) {
-            Err(at) => rows.insert(at, fresh),
-            Ok(at) if birth > rows[at].birth => rows[at] = fresh,
-            Ok(at) if birth == rows[at].birth && last > rows[at].last => {
-                rows[at].last = last;
-                rows[at].sum = sum;
-            }
-            Ok(_) => {}
+        let at = match rows.as_slice().binary_search_by_key(&origin, |r| r.origin) {
+            Err(at) => return rows.insert(at, fresh),
+            Ok(at) => at,
+        };
+        let row = &mut rows.as_mut_slice()[at];
+        if birth > row.birth {
+            *row = fresh;
+        } else if birth == row.birth && last > row.last {
+            (row.last, row.sum) = (last, sum);
         }
     }
 
@@ -327,8 +392,58 @@ impl Cell {
         if self.first.is_none() && !more.regs.is_empty() {
             self.first = Some(more.regs.remove(0));
         }
-        if more.regs.is_empty() && more.rows.is_empty() {
+        if more.regs.is_empty() && more.rows.as_slice().is_empty() {
             self.more = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(origin: u16) -> Row {
+        let (birth, last, sum) = (Time(1), Time(2), Amount::from_int(i64::from(origin)));
+        Row {
+            origin: Origin(origin),
+            birth,
+            last,
+            sum,
+            cut_last: Time::ZERO,
+            cut_sum: Amount::ZERO,
+        }
+    }
+
+    #[test]
+    fn rows_stand_by_origin_however_many_there_are() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut cell = Cell::default();
+            for origin in order {
+                let Row { origin, birth, last, sum, .. } = row(origin);
+                cell.raise(origin, birth, last, sum);
+            }
+            assert_eq!(cell.rows(), [row(0), row(1), row(2)]);
+            assert_eq!(cell, Cell::from_parts(vec![], vec![row(2), row(0), row(1)]));
+            let rows = &mut cell.more.as_mut().unwrap().rows;
+            rows.retain(|r| r.origin != Origin(1));
+            assert_eq!(rows.as_slice(), [row(0), row(2)]);
+            rows.retain(|r| r.origin != Origin(0));
+            assert_eq!(*rows, Rows::One(row(2)));
+            rows.retain(|_| false);
+            assert_eq!(*rows, Rows::None);
+        }
+    }
+
+    #[test]
+    fn a_value_as_long_as_the_old_one_takes_its_place() {
+        let seen = meridian_clock::VersionVector::new();
+        let mut cell = Cell::default();
+        for (time, value) in [(1, "abc"), (2, "xyz"), (3, "longer"), (4, "")] {
+            let context = Context { seen: &seen, dot: Dot::new(Time(time), Origin(0)) };
+            let ttl = Time(time + 10);
+            cell.assign(&context, [].into_iter(), Origin(0), value.as_bytes(), ttl);
+            let expected = Reg::new(context.dot, value.as_bytes().into(), ttl);
+            assert_eq!(cell.regs().collect::<Vec<_>>(), [&expected]);
         }
     }
 }
