@@ -7,6 +7,9 @@ use std::process;
 /// Connections of redis-benchmark.
 const CONNECTIONS: u32 = 50;
 
+/// A measurement that takes longer than this many seconds has failed.
+const PATIENCE_S: u32 = 120;
+
 /// Bytes of a value.
 const VALUE_LEN: u32 = 128;
 
@@ -97,7 +100,9 @@ pub fn wire_bytes(target: &Target, workload: &Workload) -> Result<Option<f64>> {
 }
 
 fn benchmark(target: &Target, workload: &Workload) -> Result<Line> {
-    let output = process::Command::new("redis-benchmark")
+    // A server that dies would keep it trying for ever.
+    let output = process::Command::new("timeout")
+        .args([&PATIENCE_S.to_string(), "redis-benchmark"])
         .args(["-h", &target.address.ip().to_string()])
         .args(["-p", &target.address.port().to_string()])
         .args(["-c", &CONNECTIONS.to_string(), "-d", &VALUE_LEN.to_string()])
