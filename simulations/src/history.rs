@@ -28,7 +28,12 @@ pub(crate) struct History {
     /// By partition: what each origin has written last.
     pub written: BTreeMap<u16, VersionVector>,
     pub operations: u64,
+    /// Who wrote a value that was written once.
+    values: BTreeMap<Vec<u8>, Dot>,
 }
+
+/// A key's operations are looked through for needless ones when there are so many.
+const PRUNE_FROM: usize = 32;
 
 impl History {
     /// A command has run; its operations will be in the next commit.
@@ -91,6 +96,33 @@ impl History {
         spec::show(self.records(key).filter(|r| !r.swept), seen, now)
     }
 
+    /// Who wrote a value.
+    pub fn writer(&self, value: &[u8]) -> Option<Dot> {
+        self.values.get(value).copied()
+    }
+
+    /// Drops operations that can matter to nobody: all regions have, and will always have, both
+    /// them and one that supersedes them.
+    pub fn prune(&mut self, stable: &[VersionVector]) {
+        for (partition, records) in self.keys.values_mut() {
+            if records.len() < PRUNE_FROM {
+                continue;
+            }
+            let stable = &stable[usize::from(*partition)];
+            let keep: Vec<bool> = (0..records.len())
+                .map(|at| {
+                    let (record, later) = (&records[at], &records[at + 1..]);
+                    let continues = |r: &Record| continues(record, r);
+                    !stable.covers(record.dot)
+                        || (matches!(record.act, Act::Add { .. }) && !later.iter().any(continues))
+                        || !later.iter().any(|o| stable.covers(o.dot) && o.supersedes(record))
+                })
+                .collect();
+            let mut keep = keep.into_iter();
+            records.retain(|_| keep.next().unwrap_or(true));
+        }
+    }
+
     /// A key's operations.
     pub fn records(&self, key: &[u8]) -> impl Iterator<Item = &Record> {
         self.keys.get(key).into_iter().flat_map(|(_, records)| records)
@@ -119,22 +151,27 @@ impl History {
             Action::Expire { deadline } => Act::Expire { deadline: *deadline },
             Action::Incr { element, birth, sum } => {
                 let part = part(*element);
-                let delta = units(*sum) - self.sum_before(dot, key, &part, *birth);
-                Act::Add { part, birth: *birth, delta }
+                let sum = units(*sum);
+                let delta = sum - self.sum_before(dot, key, &part, *birth);
+                Act::Add { part, birth: *birth, delta, sum }
             }
         }
     }
 
     /// Frames carry sums; what one increment added is the difference to the one before.
     fn sum_before(&self, dot: Dot, key: &[u8], part: &Part, birth: Time) -> Units {
-        let added = self.records(key).filter(|r| r.dot.origin == dot.origin).map(|r| match &r.act {
-            Act::Add { part: p, birth: b, delta } if p == part && *b == birth => *delta,
-            _ => 0,
+        let own = self.records(key).filter(|r| r.dot.origin == dot.origin);
+        let sums = own.filter_map(|r| match &r.act {
+            Act::Add { part: p, birth: b, sum, .. } if p == part && *b == birth => Some(*sum),
+            _ => None,
         });
-        added.sum()
+        sums.last().unwrap_or_default()
     }
 
     fn insert(&mut self, key: &[u8], partition: u16, record: Record) -> Result<(), String> {
+        if let Act::Assign { value, .. } = &record.act {
+            self.values.insert(value.clone(), record.dot);
+        }
         let (_, records) = self.keys.entry(key.to_vec()).or_insert((partition, Vec::new()));
         match records.binary_search_by_key(&record.dot, |r| r.dot) {
             Ok(_) => Err(format!("stamp {} is used twice", record.dot)),
@@ -145,6 +182,15 @@ impl History {
             }
         }
     }
+}
+
+/// Whether `next` is a later increment of the same author to the same part.
+fn continues(record: &Record, next: &Record) -> bool {
+    let part = |r: &Record| match &r.act {
+        Act::Add { part, .. } => Some(part.clone()),
+        _ => None,
+    };
+    next.dot.origin == record.dot.origin && part(next) == part(record)
 }
 
 fn part(element: Element<'_>) -> Part {

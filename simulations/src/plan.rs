@@ -12,6 +12,9 @@ pub(crate) const MS: u64 = 1000;
 /// One second in microseconds.
 pub(crate) const SECOND: u64 = 1000 * MS;
 
+/// About the most commands of a run: more of them take longer and find no more.
+const MAX_COMMANDS: u64 = 700;
+
 /// How often something happens: the mean time between two, or never.
 pub(crate) type Every = Option<u64>;
 
@@ -141,7 +144,7 @@ impl Plan {
             weather: weather(r, regions),
             clocks: clocks(r, regions),
             faults: faults(r, active_us),
-            mix: mix(r),
+            mix: mix(r, regions as u64, active_us),
             turn_us: r.spread(2 * MS, 20 * MS),
             checkpoint: r.chance(600).then(|| r.spread(30 * MS, SECOND)),
             releases: r.chance(600),
@@ -219,21 +222,23 @@ fn faults(r: &mut Random, active_us: u64) -> Faults {
     faults.clock_jump_us = r.spread(50 * MS, 5 * SECOND);
     faults.inbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
     faults.outbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
-    let slow = if r.chance(250) { 150 * MS } else { 8 * MS };
+    let slow = if r.chance(400) { 300 * MS } else { 8 * MS };
     faults.sync_us = (MS / 2, r.spread(MS, slow));
     faults
 }
 
-fn mix(r: &mut Random) -> Mix {
+fn mix(r: &mut Random, regions: u64, active_us: u64) -> Mix {
     use Family::{Counters, Hashes, Mixed, Mortals, Pairs, Sets, Strings};
     let all = [Strings, Counters, Hashes, Sets, Mortals, Mixed, Pairs];
     let mut families: Vec<Family> = all.into_iter().filter(|_| r.chance(500)).collect();
     if families.is_empty() {
         families.push(r.pick(&all));
     }
+    let clients = r.range(1, 3);
+    let least_us = active_us * clients * regions / MAX_COMMANDS;
     Mix {
-        clients: r.range(1, 3) as usize,
-        think_us: r.spread(2 * MS, 120 * MS),
+        clients: clients as usize,
+        think_us: r.spread(2 * MS, 120 * MS).max(least_us),
         families,
         keys: r.range(1, 2),
         reads: r.pick(&[100, 300, 500]),

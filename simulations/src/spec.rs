@@ -28,8 +28,9 @@ pub(crate) enum Act {
     Assign { part: Part, value: Vec<u8>, ttl: Time },
     Remove { part: Part },
     Clear,
-    /// Adds this much. The birth names the run of increments that this one continues.
-    Add { part: Part, birth: Time, delta: Units },
+    /// Adds this much. The birth names the run of increments that this one continues; the sum is
+    /// what the run comes to with it.
+    Add { part: Part, birth: Time, delta: Units, sum: Units },
     Expire { deadline: Time },
 }
 
@@ -54,6 +55,21 @@ impl Record {
         } else {
             self.seen.covers(dot)
         }
+    }
+
+    /// Whether this operation takes away all that the other one did and took away, wherever both
+    /// have been applied: its author had seen the other, and so all that the other had seen.
+    pub fn supersedes(&self, other: &Record) -> bool {
+        let covers = match &other.act {
+            _ if self.ends_key() => true,
+            _ if other.ends_key() => false,
+            Act::Assign { part, .. } | Act::Remove { part } | Act::Add { part, .. } => {
+                self.ends(part)
+            }
+            Act::Expire { .. } => matches!(self.act, Act::Expire { .. }),
+            Act::Clear => false,
+        };
+        covers && self.had_seen(other.dot)
     }
 
     fn ends_key(&self) -> bool {
@@ -168,7 +184,7 @@ impl Key<'_> {
     fn runs(&self, part: &Part) -> Vec<(Time, Units)> {
         let mut runs: BTreeMap<Origin, (Time, Time, Units)> = BTreeMap::new();
         for record in &self.counted {
-            let Act::Add { part: p, birth, delta } = &record.act else { continue };
+            let Act::Add { part: p, birth, delta, .. } = &record.act else { continue };
             if p != part {
                 continue;
             }
@@ -274,7 +290,7 @@ mod tests {
     }
 
     fn add(birth: u64, delta: i128) -> Act {
-        Act::Add { part: Part::String, birth: Time(birth), delta: delta * ONE }
+        Act::Add { part: Part::String, birth: Time(birth), delta: delta * ONE, sum: 0 }
     }
 
     fn check(records: &[Record], expected: Option<&[u8]>) {

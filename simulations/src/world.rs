@@ -12,7 +12,7 @@ mod turns;
 
 use std::collections::BTreeMap;
 
-use meridian_clock::{Origin, VersionVector};
+use meridian_clock::{Origin, Time, VersionVector};
 use meridian_keyspace::ClientId;
 use meridian_store::MemoryStorage;
 
@@ -97,6 +97,8 @@ pub(crate) struct Place {
     pub sets: Lockstep,
     /// What a judge saw last, in this life.
     pub looked: Vec<VersionVector>,
+    /// Hybrid time at that look.
+    pub looked_now: Time,
     /// Without a control plane: whether it takes itself for the primary.
     pub primary: bool,
     /// When the control plane moves next.
@@ -132,7 +134,7 @@ pub(crate) struct World {
     /// Grows when an ordinal changes.
     topology: u64,
     /// A copy of a region's disk, to which it may be set back.
-    backup: Option<(usize, MemoryStorage)>,
+    backup: Option<(usize, Vec<VersionVector>, MemoryStorage)>,
     next_origin: u16,
 }
 
@@ -299,6 +301,7 @@ impl World {
             synced: nothing,
             sets: Lockstep::default(),
             looked: Vec::new(),
+            looked_now: Time::ZERO,
             primary: false,
             control_due_us: 0,
         }
@@ -358,6 +361,22 @@ impl World {
             }
         }
         all
+    }
+
+    /// What every region has, and will have after any crash that may still come.
+    pub(crate) fn stable(&self) -> Vec<VersionVector> {
+        let mut held: Vec<&[VersionVector]> =
+            self.places.iter().map(|p| p.synced.as_slice()).collect();
+        held.extend(self.backup.as_ref().map(|(_, vectors, _)| vectors.as_slice()));
+        let least = |number: usize| {
+            let mut least = held[0][number].clone();
+            for (origin, time) in held[0][number].iter() {
+                let all = held.iter().map(|vectors| vectors[number].get(origin));
+                least.set(origin, all.min().unwrap_or(time));
+            }
+            least
+        };
+        (0..usize::from(self.plan.partitions)).map(least).collect()
     }
 
     /// Clients by their engine's number.

@@ -1,6 +1,6 @@
 //! Starting, syncing, checkpointing, dying: what regions do with their disks.
 
-use meridian_clock::{Origin, VersionVector};
+use meridian_clock::{Origin, Time, VersionVector};
 use meridian_store::{CheckpointBatch, CrashModel, MemoryStorage, Meta, Storage};
 
 use super::{Event, World};
@@ -33,6 +33,7 @@ impl World {
         here.appended.clone_from(&vectors);
         here.synced.clone_from(&vectors);
         here.looked.clone_from(&vectors);
+        here.looked_now = Time::ZERO;
         here.sets = Lockstep::rebuilt(&self.history, &vectors);
         if self.plan.control {
             process.control = Some(self.start_control(place)?);
@@ -190,14 +191,14 @@ impl World {
     pub(super) fn back_up(&mut self, place: usize) {
         let Some(process) = &self.places[place].process else { return };
         let disk = process.storage.clone().crash(CrashModel::Machine { log_bytes: 0, batches: 0 });
-        self.backup = Some((place, disk));
+        self.backup = Some((place, self.places[place].synced.clone(), disk));
         self.trace.fault(self.now_us, || format!("region {place} is copied"));
     }
 
     /// Sets a region back to the copy, under a new ordinal, of which every region is told: all
     /// processes start again with the new topology.
     pub(super) fn restore(&mut self) -> Result<(), String> {
-        let Some((place, disk)) = self.backup.take() else { return Ok(()) };
+        let Some((place, _, disk)) = self.backup.take() else { return Ok(()) };
         for other in 0..self.places.len() {
             self.crash(other, false)?;
         }

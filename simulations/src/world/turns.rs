@@ -1,6 +1,7 @@
 //! A region's turn: what is due, one commit, replies to clients.
 
 use meridian_clock::{Dot, Time, VersionVector};
+use meridian_keyspace::slot_of;
 use meridian_resp::Value;
 use meridian_store::Frame;
 
@@ -10,7 +11,6 @@ use crate::{
     control_log::Outcome,
     history::Note,
     plan::{Family, MS},
-    spec::Act,
     workload::{Command, family_of},
 };
 
@@ -19,6 +19,10 @@ const CONTROL_EVERY_US: u64 = 10 * MS;
 
 /// The log is cut short in one of so many thousand turns.
 const RELEASES: u32 = 100;
+
+/// A primary looks at a key that is in use, whether it has expired, in so many turns of a
+/// thousand.
+const SWEEPS: u32 = 150;
 
 /// A client that finds its region dead tries again after this long.
 const RECONNECT_US: u64 = 50 * MS;
@@ -31,9 +35,19 @@ impl World {
         let steady_ms = self.places[place].clocks.steady_ms(now_us);
         let primary = self.is_primary(place);
         let release = releases && self.schedule.chance(RELEASES);
+        let slot = (primary && self.schedule.chance(SWEEPS)).then(|| {
+            let key = self.schedule.pick(&self.keys);
+            slot_of(&key)
+        });
+        let peers = self.places[place].config.peers.clone();
         let Some(process) = self.process(place) else { return Ok(()) };
         let (before, now) = (process.vectors(), process.node.engine().stage().now());
         process.node.tick(steady_ms, primary);
+        if let Some(slot) = slot {
+            // As if the sweep had come round to it: a full round takes longer than most runs.
+            let stage = process.node.engine_mut().stage_mut();
+            stage.expire_slot(slot, stage.now(), &peers);
+        }
         if release {
             process.release()?;
         }
@@ -202,16 +216,13 @@ impl World {
                 let key = &sent.command[1];
                 let own = self.clients[slot].as_ref().and_then(|c| c.own.get(key)).copied();
                 let (Some(own), Some(read)) = (own, value.as_bytes()) else { return Ok(()) };
-                let wrote = |value: &[u8]| {
-                    let is = |act: &Act| matches!(act, Act::Assign { value: v, .. } if v == value);
-                    self.history.records(key).find(|r| is(&r.act))
-                };
-                let read = wrote(read).ok_or_else(|| format!("{value:?} was never written"))?;
+                let read = self.history.writer(read);
+                let read = read.ok_or_else(|| format!("{value:?} was never written"))?;
                 let mine = self.history.records(key).find(|r| r.dot == own);
-                match mine.filter(|mine| mine.had_seen(read.dot)) {
+                match mine.filter(|mine| mine.had_seen(read)) {
                     Some(mine) => Err(format!(
-                        "a client that wrote {} to {key:?} then read {}, which that had replaced",
-                        mine.dot, read.dot
+                        "a client that wrote {} to {key:?} then read {read}, which that had replaced",
+                        mine.dot
                     )),
                     None => Ok(()),
                 }
