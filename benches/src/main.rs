@@ -46,12 +46,7 @@ fn main() -> Result<()> {
             .with_context(|| target.last_words())?;
     }
     for round in 0..plan.rounds {
-        let began = Instant::now();
-        run_round(&plan, &targets, round, &mut report)?;
-        // The next one takes about as long.
-        if started.elapsed() + began.elapsed() > plan.budget {
-            break;
-        }
+        run_round(&plan, &targets, round, started, &mut report)?;
     }
     if options.json {
         println!("{}", report.json());
@@ -92,9 +87,19 @@ fn prefill(plan: &Plan, target: &Target) -> Result<f64> {
     Ok(bytes as f64 / keys as f64)
 }
 
-fn run_round(plan: &Plan, targets: &[Target], round: usize, report: &mut Report) -> Result<()> {
+/// Runs every workload on every target. A round after the first ends when the time is over.
+fn run_round(
+    plan: &Plan,
+    targets: &[Target],
+    round: usize,
+    started: Instant,
+    report: &mut Report,
+) -> Result<()> {
     for pipeline in plan.pipelines.iter().copied() {
         for command in plan.commands.iter().copied() {
+            if round > 0 && started.elapsed() > plan.budget {
+                return Ok(());
+            }
             progress(&format!(
                 "round {} of {}: {} with pipeline {pipeline}",
                 round + 1,

@@ -5,7 +5,7 @@ use crate::target::Attached;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// No further round begins when it would end after this.
+/// After this nothing further is begun once a round is complete.
 const BUDGET: Duration = Duration::from_secs(280);
 
 /// The same for a short look.
