@@ -352,13 +352,14 @@ impl Object {
     }
 
     fn clear(&mut self, op: &Op<'_>, context: &Context<'_>, me: Origin) {
-        self.string.remove_covered(context, cuts_of(op, Element::String), me);
+        let cuts = SortedCuts::of(op);
+        self.string.remove_covered(context, cuts.at(Element::String), me);
         if let Some(rest) = &mut self.rest {
             rest.hash.change_all(|name, cell| {
-                cell.remove_covered(context, cuts_of(op, Element::Field(name)), me);
+                cell.remove_covered(context, cuts.at(Element::Field(name)), me);
             });
             rest.set.change_all(|name, cell| {
-                cell.remove_covered(context, cuts_of(op, Element::Member(name)), me);
+                cell.remove_covered(context, cuts.at(Element::Member(name)), me);
             });
             rest.deadlines.retain(|(dot, _)| !context.covers(*dot));
         }
@@ -469,6 +470,23 @@ impl Cell {
     #[must_use]
     pub fn value(&self, dead_until: Time) -> Option<Cow<'_, [u8]>> {
         cell_value(self, dead_until)
+    }
+}
+
+/// An operation's cuts by element: a clear looks them up for every element that there is.
+struct SortedCuts<'c>(Vec<&'c Cut<'c>>);
+
+impl<'c> SortedCuts<'c> {
+    fn of(op: &'c Op<'_>) -> SortedCuts<'c> {
+        let mut cuts: Vec<&Cut<'_>> = op.cuts.iter().collect();
+        cuts.sort_by_key(|cut| cut.element);
+        SortedCuts(cuts)
+    }
+
+    fn at(&self, element: Element<'_>) -> impl Iterator<Item = &'c Cut<'c>> {
+        let start = self.0.partition_point(|cut| cut.element < element);
+        let rest = self.0[start..].iter();
+        rest.copied().take_while(move |cut| cut.element == element)
     }
 }
 

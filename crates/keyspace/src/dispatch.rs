@@ -15,8 +15,8 @@ use crate::{
     },
     engine::{Durability, EngineConfig},
     limits::{
-        COMMAND_SLACK_BYTES, MAX_ARGUMENT_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS,
-        MAX_VALUE_BYTES,
+        COMMAND_SLACK_BYTES, MAX_ARGUMENT_BYTES, MAX_COMMIT_BYTES, MAX_QUEUED_BYTES,
+        MAX_QUEUED_COMMANDS, MAX_VALUE_BYTES,
     },
     mirror::{MIRROR_PREFIX, RESERVED_PREFIX, mirror_table},
     stage::Stage,
@@ -403,7 +403,9 @@ fn check_write(env: &Environment, spec: &Spec, args: &[&[u8]]) -> Result<(), Vec
 /// write whole although they are short (APPEND).
 fn has_room(spec: &Spec, stage: &Stage, args: &[&[u8]]) -> bool {
     let bytes = args.iter().map(|a| a.len()).sum::<usize>().max(MAX_VALUE_BYTES);
-    spec.written_keys(args).all(|key| stage.room(key) > bytes + COMMAND_SLACK_BYTES)
+    let writes = spec.access.writes();
+    let commit = !writes || stage.pending_bytes() + bytes < MAX_COMMIT_BYTES;
+    commit && spec.written_keys(args).all(|key| stage.room(key) > bytes + COMMAND_SLACK_BYTES)
 }
 
 fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {

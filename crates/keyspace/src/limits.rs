@@ -1,6 +1,6 @@
 //! Every limit of the keyspace, in one place.
 
-use meridian_store::MAX_FRAME_BYTES;
+use meridian_store::{MAX_ENTRY_BYTES, MAX_FRAME_BYTES};
 
 /// The largest key, value, field or member, in bytes. Redis allows 512 MiB; a frame is applied
 /// whole or not at all, so one value must fit one frame.
@@ -25,8 +25,12 @@ pub const MAX_DEADLINE_MS: u64 = 4_294_967_295_999;
 /// The most elements that a random pick with repetition returns.
 pub const MAX_RANDOM_PICKS: usize = 1 << 20;
 
-/// The most bytes of operations that FLUSHALL puts into one commit.
-pub const MAX_FLUSH_BYTES: usize = 128 << 20;
+/// The most bytes of counter rows that one operation may list as reset; beyond it they are
+/// removed one by one.
+pub const MAX_CUT_BYTES: usize = 4 << 20;
+
+/// A transaction's commands are refused, and FLUSHALL stops, when the commit holds this much.
+pub const MAX_COMMIT_BYTES: usize = 1 << 30;
 
 /// With less room than this in a partition's frame, FLUSHALL begins a new one: enough for the
 /// clear of the largest key, and for the counters that it resets.
@@ -50,3 +54,10 @@ const _: () = assert!(
     MAX_VALUE_BYTES * 2 < MAX_COMMAND_BYTES,
     "a field and its value, both as large as allowed, must fit one frame"
 );
+
+const _: () = assert!(
+    MAX_COMMIT_BYTES + MAX_COMMAND_BYTES + MAX_FRAME_BYTES < MAX_ENTRY_BYTES,
+    "one more command must fit a full commit"
+);
+const _: () =
+    assert!(MAX_CUT_BYTES / 64 < meridian_crdt::MAX_CUTS, "what is listed must be readable");

@@ -143,6 +143,11 @@ impl Partition {
         });
     }
 
+    /// Forgets the empty rows, to note those that are there anew.
+    pub fn forget_residue(&mut self) {
+        self.residue.clear();
+    }
+
     /// The next empty row that may go: its origin has seen all that had been seen here when the
     /// row was emptied, so its next increment opens a new row. `early` does not wait for that.
     pub fn collect(&mut self, early: bool) -> Option<Residue> {

@@ -7,15 +7,13 @@
 use meridian_clock::{Dot, HybridClock, Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Action, Context, Cut, Effect, Element, ElementKey, Object, Op, OpReader};
-use meridian_store::{
-    ENTRY_HEADER_BYTES, Frame, LogPosition, encode_entry, partition_of_key,
-};
+use meridian_store::{ENTRY_HEADER_BYTES, Frame, LogPosition, encode_entry, partition_of_key};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::{
     ablations::Ablations,
-    limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS},
+    limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS, MAX_CUT_BYTES},
     mirror::MIRROR_PREFIX,
     partition::Partition,
     slot::{SLOTS, slot_of},
@@ -226,29 +224,77 @@ impl Stage {
         key: &'a [u8],
         choose: impl FnOnce(&Object, Dot) -> Option<Action<'a>>,
     ) -> bool {
+        match self.attempt(key, true, choose) {
+            Attempt::Declined => false,
+            Attempt::Done => true,
+            Attempt::TooManyCuts(action) => {
+                self.write_in_parts(key, action);
+                true
+            }
+        }
+    }
+
+    /// Performs an operation that resets too many counters for one record: each of them is
+    /// removed by an operation of its own first.
+    fn write_in_parts(&mut self, key: &[u8], action: Action<'_>) {
+        let (me, mut counters) = (self.me, Vec::new());
+        if let Some(object) = self.object(key) {
+            object.each(|element, cell| {
+                if cell.rows().iter().any(|r| r.origin != me && r.is_live()) {
+                    counters.push(ElementKey::of(element));
+                }
+            });
+        }
+        for element in counters.iter().filter_map(ElementKey::element) {
+            self.attempt(key, false, |_, _| Some(Action::Remove { element }));
+        }
+        self.attempt(key, true, |_, _| Some(action));
+    }
+
+    /// With `lives`, the operation may begin a new life of the key.
+    #[inline]
+    fn attempt<'a>(
+        &mut self,
+        key: &'a [u8],
+        lives: bool,
+        choose: impl FnOnce(&Object, Dot) -> Option<Action<'a>>,
+    ) -> Attempt<'a> {
         let slot = slot_of(key);
         let number = partition_of_key(slot, self.partitions);
-        let (me, seed, now) = (self.me, self.seed, self.clock.now());
+        let (me, seed, now, ablations) = (self.me, self.seed, self.clock.now(), self.ablations);
         // The stamp is taken only if there is an operation to stamp.
         let mut clock = self.clock.clone();
         let dot = Dot::new(clock.tick(), me);
         let part = &mut self.parts[usize::from(number)];
         let first = part.open_bytes() == 0;
-        let ablations = self.ablations;
+        let (entry, advanced) = (&mut self.entry, &mut self.advanced);
         let effect = self.tables[usize::from(slot)].change(key, |object| {
+            let action = choose(object, dot).ok_or(Attempt::Declined)?;
+            let mut op = Op::new(key, action);
+            let names = if object.is_empty() {
+                Vec::new()
+            } else {
+                prepare(object, &mut op, lives, now, me)
+            };
+            if names.iter().map(OwnedCut::bytes).sum::<usize>() > MAX_CUT_BYTES {
+                return Err(Attempt::TooManyCuts(op.action));
+            }
             // Cuts name elements of the object that the operation is about to change.
-            let names;
-            let mut op = Op::new(key, choose(object, dot)?);
-            if !object.is_empty() {
-                names = prepare(object, &mut op, now, me);
-                op.cuts.extend(names.iter().map(OwnedCut::borrow));
-                ablate(&mut op, ablations);
+            let mut op = Op { cuts: names.iter().map(OwnedCut::borrow).collect(), ..op };
+            ablate(&mut op, ablations);
+            // Commands keep within their frame; should one not, a frame too many is better than
+            // one that nobody can read.
+            if part.open_bytes() + op_bytes(&op) > MAX_COMMAND_BYTES
+                && part.close(number, me, entry)
+            {
+                advanced.push((number, me, part.vector.get(me)));
             }
             part.push(&op, dot);
-            Some(object.apply(&op, &Context { seen: &part.vector, dot }, me, seed))
+            Ok(object.apply(&op, &Context { seen: &part.vector, dot }, me, seed))
         });
-        let Some(effect) = effect else {
-            return false;
+        let effect = match effect {
+            Ok(effect) => effect,
+            Err(attempt) => return attempt,
         };
         part.vector.set(me, dot.time);
         self.clock = clock;
@@ -259,7 +305,7 @@ impl Stage {
         if effect != Effect::default() || !self.watched.is_empty() {
             self.after(key, slot, number, effect);
         }
-        true
+        Attempt::Done
     }
 
     /// How many bytes the current command may still write to the key's partition.
@@ -362,6 +408,8 @@ impl Stage {
     /// After restoring and replaying: empty counter rows and keys of two types are noted again.
     pub fn finish_restore(&mut self) {
         let me = self.me;
+        // What was noted on the way was noted with vectors older than the checkpoint's cells.
+        self.parts.iter_mut().for_each(Partition::forget_residue);
         for slot in 0..SLOTS {
             let mut found = Vec::new();
             for (key, object) in self.tables[usize::from(slot)].iter() {
@@ -514,6 +562,37 @@ fn ablate(op: &mut Op<'_>, ablations: Ablations) {
     }
 }
 
+/// What became of a local operation.
+enum Attempt<'a> {
+    /// There is none.
+    Declined,
+    /// It was performed.
+    Done,
+    /// It was not: it would reset more counters than one record should hold.
+    TooManyCuts(Action<'a>),
+}
+
+/// About how many bytes an operation takes in its frame.
+fn op_bytes(op: &Op<'_>) -> usize {
+    let value = match &op.action {
+        Action::Assign { element, value, .. } => element_bytes(*element) + value.len(),
+        Action::Remove { element } | Action::Incr { element, .. } => element_bytes(*element),
+        Action::Clear | Action::Expire { .. } => 0,
+    };
+    let cuts = op.cuts.iter().map(|cut| element_bytes(cut.element) + CUT_BYTES).sum::<usize>();
+    op.key.len() + value + cuts + CUT_BYTES
+}
+
+fn element_bytes(element: Element<'_>) -> usize {
+    match element {
+        Element::String => 0,
+        Element::Field(name) | Element::Member(name) => name.len(),
+    }
+}
+
+/// What a cut, or the head of an operation, takes at most beside names and values.
+const CUT_BYTES: usize = 64;
+
 /// A cut that owns its element's name.
 struct OwnedCut {
     element: ElementKey,
@@ -521,6 +600,10 @@ struct OwnedCut {
 }
 
 impl OwnedCut {
+    fn bytes(&self) -> usize {
+        self.element.element().map_or(0, element_bytes) + CUT_BYTES
+    }
+
     fn borrow(&self) -> Cut<'_> {
         let element = self.element.element().unwrap_or(Element::String);
         Cut { element, ..self.cut }
@@ -529,10 +612,10 @@ impl OwnedCut {
 
 /// Completes an operation with what its author sees: whether it begins a new life of the key, and
 /// which counter rows it resets.
-fn prepare(object: &Object, op: &mut Op<'_>, now: Time, me: Origin) -> Vec<OwnedCut> {
+fn prepare(object: &Object, op: &mut Op<'_>, lives: bool, now: Time, me: Origin) -> Vec<OwnedCut> {
     let replaces = matches!(op.action, Action::Assign { element: Element::String, .. })
         && (object.hash().positions() > 0 || object.set().positions() > 0);
-    op.fresh = replaces || (object.has_remains(now) && object.visible(now).is_none());
+    op.fresh = lives && (replaces || (object.has_remains(now) && object.visible(now).is_none()));
     let scope = match &op.action {
         _ if op.fresh => None,
         Action::Clear => None,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     dispatch::{Call, TOO_MUCH},
-    limits::{FLUSH_ROOM_BYTES, MAX_FLUSH_BYTES},
+    limits::{FLUSH_ROOM_BYTES, MAX_COMMIT_BYTES},
     mirror::MIRROR_PREFIX,
     slot::SLOTS,
 };
@@ -82,7 +82,7 @@ fn flush(call: &mut Call<'_>) {
 
 /// Clears one key of many. Outside a transaction the keys need not share a frame.
 fn flush_key(call: &mut Call<'_>, key: &[u8]) -> Result<(), &'static str> {
-    if call.stage.pending_bytes() > MAX_FLUSH_BYTES {
+    if call.stage.pending_bytes() > MAX_COMMIT_BYTES {
         return Err("ERR the data set is too large to be flushed at once: a part of it is gone, \
                     repeat the command");
     }

@@ -13,7 +13,7 @@ use meridian_resp::{Args, Limits, ReplyParser, RequestParser, Value};
 use meridian_store::{Entries, LogPosition};
 
 /// When the tests' time begins, in milliseconds since 1970.
-pub const START_MS: u64 = 1_800_000_000_000;
+pub const START_MS: u64 = 1_700_000_000_000;
 
 /// Few partitions, so that commands meet in one now and then.
 pub const PARTITIONS: u16 = 4;
@@ -145,7 +145,10 @@ pub fn parse(bytes: &[u8]) -> Value {
     let parsed = ReplyParser::default().parse(bytes);
     match parsed {
         Ok(Some((value, used))) if used == bytes.len() => value,
-        other => panic!("not one reply: {other:?} in {:?}", bytes.escape_ascii().to_string()),
+        other => {
+            let start = &bytes[..bytes.len().min(500)];
+            panic!("not one reply: {other:?} in {}", start.escape_ascii())
+        }
     }
 }
 
@@ -155,7 +158,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::Null => "(nil)".to_owned(),
         Value::Integer(value) => value.to_string(),
-        Value::Error(text) => format!("(error) {}", text.escape_ascii()),
+        Value::Error(text) => format!("(error) {}", readable(text)),
         Value::Array(values) | Value::Set(values) | Value::Push(values) => {
             format!("[{}]", list(values))
         }
@@ -164,10 +167,19 @@ pub fn show(value: &Value) -> String {
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(" "))
         }
         other => match other.as_bytes() {
-            Some(bytes) => bytes.escape_ascii().to_string(),
+            Some(bytes) => readable(bytes),
             None => format!("{other:?}"),
         },
     }
+}
+
+/// Bytes as text; what cannot be printed is escaped.
+fn readable(bytes: &[u8]) -> String {
+    let one = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte).to_string(),
+        other => other.escape_ascii().to_string(),
+    };
+    bytes.iter().map(one).collect()
 }
 
 /// The elements of a reply, sorted: for replies whose order means nothing.
