@@ -102,10 +102,6 @@ impl Context<'_> {
     #[must_use]
     #[inline]
     pub fn covers(&self, dot: Dot) -> bool {
-        if dot.origin == self.dot.origin {
-            dot.time < self.dot.time
-        } else {
-            self.seen.covers(dot)
-        }
+        if dot.origin == self.dot.origin { dot.time < self.dot.time } else { self.seen.covers(dot) }
     }
 }

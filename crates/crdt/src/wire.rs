@@ -228,8 +228,7 @@ impl<'a> OpReader<'a> {
                 let age = self.reader.varint()?;
                 let birth = dot.time.0.checked_sub(age).ok_or(Malformed("birth before zero"))?;
                 let whole = self.reader.signed()?;
-                let fraction =
-                    if flags & FLAG_FRACTION != 0 { self.reader.varint()? } else { 0 };
+                let fraction = if flags & FLAG_FRACTION != 0 { self.reader.varint()? } else { 0 };
                 let sum = Amount::from_parts(whole, fraction);
                 let sum = sum.ok_or(Malformed("fraction of one or more"))?;
                 Action::Incr { element, birth: Time(birth), sum }
@@ -331,7 +330,12 @@ mod tests {
     fn a_plain_set_costs_three_bytes_beside_key_and_value() {
         let action = Action::Assign { element: Element::String, value: &[7; 100], ttl: Time::MAX };
         let mut bytes = Vec::new();
-        encode_op(&mut bytes, &Op::new(b"0123456789abcde", action), Dot::new(Time(8), ME), (None, Time(7)));
+        encode_op(
+            &mut bytes,
+            &Op::new(b"0123456789abcde", action),
+            Dot::new(Time(8), ME),
+            (None, Time(7)),
+        );
         assert_eq!(bytes.len(), 15 + 100 + 3);
     }
 

@@ -22,8 +22,8 @@ mod table;
 
 pub use ablations::Ablations;
 pub use client::{Client, ClientId};
-pub use engine::{Commit, Durability, Engine, EngineConfig};
 pub use dispatch::Environment;
+pub use engine::{Commit, Durability, Engine, EngineConfig};
 pub use export::{Touched, TouchedKey, export_element};
 pub use mirror::{MIRROR_PREFIX, MirrorChange, RESERVED_PREFIX};
 pub use partition::Partition;
