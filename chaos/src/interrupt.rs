@@ -31,7 +31,7 @@ pub fn install() -> Result<()> {
             }
         });
         INTERRUPTED.store(true, Ordering::SeqCst);
-        eprintln!("\ninterrupted; cleaning up");
+        eprintln!("\ncleaning up");
     };
     let thread = std::thread::Builder::new().name("signals".to_owned());
     thread.spawn(watch).map(drop).context("starting a thread for signals")

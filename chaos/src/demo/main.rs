@@ -22,6 +22,9 @@ use meridian_chaos::interrupt;
 use story::Story;
 use tour::Tour;
 
+/// The exit code of a program that Ctrl-C has ended, by the shells' convention.
+const INTERRUPTED: u8 = 130;
+
 /// Shows what Meridian does, on this machine, and checks it.
 #[derive(Debug, Parser)]
 #[command(name = "meridian-demo", version)]
@@ -43,6 +46,11 @@ struct Args {
 fn main() -> ExitCode {
     match demonstrate(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whatever failed then failed because of that.
+        Err(_) if interrupt::check().is_err() => {
+            eprintln!("demo: interrupted, and everything that it had started has ended");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             eprintln!("\ndemo: FAILED: {error:#}");
             ExitCode::FAILURE
@@ -68,7 +76,7 @@ fn demonstrate(args: &Args) -> Result<()> {
     outcome?;
     story.end();
     if args.keep {
-        println!("\ndata and logs are in {}", directory.path().display());
+        story::tell(&format!("\ndata and logs are in {}", directory.path().display()));
     }
     Ok(())
 }

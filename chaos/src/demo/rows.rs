@@ -28,6 +28,7 @@ pub fn follow(tour: &mut Tour, story: &mut Story) -> Result<()> {
     tour.postgres = Some(postgres);
     snapshot(tour, story)?;
     changes(tour, story)?;
+    transaction(tour, story)?;
     mirror_is_read_only(tour, story)
 }
 
@@ -87,6 +88,25 @@ fn changes(tour: &Tour, story: &mut Story) -> Result<()> {
     story
         .holds(&format!("UPDATE in Postgres, HGET pg:products:7 in {AP} {median} later ({given})"));
     story.measured("commit in Postgres to hash in ap-southeast", median, given);
+    Ok(())
+}
+
+/// All kinds of changes in one transaction, under a key of two columns too.
+fn transaction(tour: &Tour, story: &mut Story) -> Result<()> {
+    let source = Source::connect(&tour.shop_url)?;
+    source.execute(
+        "BEGIN;
+         INSERT INTO orders VALUES (900001, 5, now(), false, 'ring: twice %');
+         INSERT INTO order_items VALUES (900001, 1, 7, 2, 10.50), (900001, 2, 8, 1, 99.00);
+         DELETE FROM order_items WHERE order_id BETWEEN 100 AND 200;
+         UPDATE order_items SET line = line + 10 WHERE order_id = 300;
+         UPDATE customers SET phone = NULL, name = name || ' jr.' WHERE customer_id % 10 = 0;
+         COMMIT",
+    )?;
+    let rows = check_rows(tour, &ALL)?;
+    story.holds(&format!(
+        "a transaction of inserts, updates (of a key, to NULL) and deletes: all {rows} rows equal"
+    ));
     Ok(())
 }
 

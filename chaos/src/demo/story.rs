@@ -1,5 +1,6 @@
 //! How the demonstration speaks: steps, what was checked, and a table at the end.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Steps told so far, and what was measured.
@@ -19,18 +20,18 @@ impl Story {
     /// The next step begins.
     pub fn step(&mut self, title: &str) {
         self.step += 1;
-        println!("\n{}. {title}  [{:.1} s]", self.step, self.started.elapsed().as_secs_f64());
+        tell(&format!("\n{}. {title}  [{:.1} s]", self.step, self.started.elapsed().as_secs_f64()));
     }
 
     /// Tells something.
     pub fn say(&self, words: &str) {
-        println!("   {words}");
+        tell(&format!("   {words}"));
     }
 
     /// Tells something that was checked and holds.
     pub fn holds(&mut self, words: &str) {
         self.checks += 1;
-        println!("   ok  {words}");
+        tell(&format!("   ok  {words}"));
     }
 
     /// A row of the table: what, how much, and what to compare it with.
@@ -40,12 +41,8 @@ impl Story {
 
     /// The table.
     pub fn end(&self) {
-        println!("\n{}", self.render());
-        println!(
-            "\nall {} checks hold; {:.0} s",
-            self.checks,
-            self.started.elapsed().as_secs_f64()
-        );
+        let took_s = self.started.elapsed().as_secs_f64();
+        tell(&format!("\n{}\n\nall {} checks hold; {took_s:.0} s", self.render(), self.checks));
     }
 
     fn render(&self) -> String {
@@ -56,6 +53,11 @@ impl Story {
         let line = |(a, b, c): &(String, String, String)| format!("{a:<what$}  {b:>value$}  {c}");
         self.table.iter().map(|row| line(row).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Prints a line. That nobody reads it any more is no reason to stop checking.
+pub fn tell(words: &str) {
+    let _ = writeln!(std::io::stdout(), "{words}");
 }
 
 /// A duration for people: `0.4 ms`, `42 ms`, `1.23 s`.

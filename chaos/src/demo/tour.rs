@@ -72,6 +72,26 @@ impl Tour {
         Ok(self.names.ask(server, &self.service_name(), US_CLIENTS)?.0)
     }
 
+    /// Waits until every region agrees that us-east is primary and DNS sends its clients there: on a
+    /// machine that is busy a region may have been taken for dead meanwhile.
+    pub fn settle(&self) -> Result<()> {
+        let home = self.region(US)?.client_address;
+        let mut last = String::new();
+        let settled = patience::until("the cluster to settle", CONVERGE_WITHIN, || {
+            for name in ALL {
+                let status = self.status(name)?;
+                let answer = self.answer_for_us_clients(name)?;
+                if status["primary"] != US || answer != [home] {
+                    let primary = &status["primary"];
+                    last = format!("{name} says primary {primary}, DNS {answer:?}");
+                    return Ok(None);
+                }
+            }
+            Ok((self.status(US)?["is_primary"] == true).then_some(()))
+        });
+        settled.with_context(|| last)
+    }
+
     /// A query to copy, as the one above.
     pub fn dig(&self, server: &str) -> Result<String> {
         let dns = self.region(server)?.dns;

@@ -206,8 +206,6 @@ pub struct Limits {
     pub max_clients: u32,
     /// Replies that may wait for one client; a client that does not read them is closed.
     pub client_output: Size,
-    /// Requests of one client that may wait to be executed; then its socket is not read.
-    pub client_input: Size,
 }
 
 /// What Redis clients are asked for.
@@ -345,6 +343,6 @@ impl Default for Storage {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_clients: 10_000, client_output: Size(256 << 20), client_input: Size(64 << 20) }
+        Limits { max_clients: 10_000, client_output: Size(256 << 20) }
     }
 }

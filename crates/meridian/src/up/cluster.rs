@@ -14,6 +14,7 @@ use super::limits::STOP_WITHIN;
 use super::links::Links;
 use super::node::{Exit, Node};
 use super::protocol::{Cluster, RegionDo, Reply, Request, RunningRegion};
+use super::report::warn;
 use crate::config::{ClusterFile, Paths};
 
 /// Nodes and links of a cluster on this machine.
@@ -148,7 +149,7 @@ impl Running {
             }
         }
         for region in left {
-            eprintln!("meridian: {region} does not end; killing it");
+            warn(&format!("meridian: {region} does not end; killing it"));
             if let Some(node) = self.nodes.iter_mut().find(|node| node.region == region) {
                 let _ = node.signal(Signal::KILL, true).await;
             }
@@ -186,7 +187,7 @@ impl Running {
                 bail!("{name} is still there");
             };
             if let Some(words) = self.note_exit(&exit) {
-                eprintln!("meridian: {words}");
+                warn(&format!("meridian: {words}"));
             }
             if exit.region == name {
                 return Ok(());

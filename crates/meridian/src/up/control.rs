@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::limits::{LINE_BYTES_MAX, REQUEST_WITHIN, SOCKET_PATH_BYTES_MAX};
 use super::protocol::{Reply, Request};
+use super::report::warn;
 
 /// A request and where its reply goes.
 pub type Call = (Request, oneshot::Sender<Reply>);
@@ -85,7 +86,7 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
         let mut stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                eprintln!("meridian: the control socket: {error}");
+                warn(&format!("meridian: the control socket: {error}"));
                 return;
             }
         };

@@ -29,6 +29,7 @@ use limits::{POLL_EVERY, READY_WITHIN, REMIND_EVERY, REQUESTS_MAX};
 use links::Links;
 use protocol::{Reply, Request};
 use ready::Readiness;
+use report::{say, warn};
 
 /// Starts the cluster and runs it until it is told to stop.
 ///
@@ -77,9 +78,9 @@ async fn up(args: UpArgs) -> Result<()> {
         Ok(false) => Ok(()),
         Err(error) => Err(error),
     };
-    eprintln!("stopping…");
+    warn("stopping…");
     running.stop_all().await;
-    eprintln!("stopped");
+    warn("stopped");
     outcome
 }
 
@@ -91,7 +92,7 @@ async fn prepare(args: &UpArgs, calls: mpsc::Sender<Call>) -> Result<(Running, C
     std::fs::create_dir_all(&paths.base).with_context(|| format!("creating {base}"))?;
     let paths = Paths { base: paths.base.canonicalize().with_context(|| base.to_string())? };
     let socket = ControlSocket::listen(paths.control_socket(), calls).await?;
-    println!("cluster {} in {}", cluster.cluster, paths.base.display());
+    say(&format!("cluster {} in {}", cluster.cluster, paths.base.display()));
     let launch = Launch {
         topology: &topology_file(args.cluster.config.as_deref(), &text, &paths)?,
         paths: &paths,
@@ -102,7 +103,7 @@ async fn prepare(args: &UpArgs, calls: mpsc::Sender<Call>) -> Result<(Running, C
     ports::check_free(&cluster)?;
     let issued = cert::ensure_all(&cluster, &paths).context("certificates")?;
     if !issued.is_empty() {
-        println!("certificates made for {}", issued.join(", "));
+        say(&format!("certificates made for {}", issued.join(", ")));
     }
     let links = match args.no_wan {
         true => None,
@@ -121,7 +122,7 @@ async fn start(running: &mut Running) -> Result<()> {
         .iter()
         .map(|region| (region.name.clone(), region.operator_address(region.admin)))
         .collect();
-    println!("starting {} regions", waiting.len());
+    say(&format!("starting {} regions", waiting.len()));
     let mut reminded = Instant::now();
     while !waiting.is_empty() {
         let mut left = Vec::new();
@@ -129,7 +130,10 @@ async fn start(running: &mut Running) -> Result<()> {
         for (name, admin) in waiting {
             match ready::ask(admin).await {
                 Readiness::Ready => {
-                    println!("  {name} is ready after {:.1} s", started.elapsed().as_secs_f64());
+                    say(&format!(
+                        "  {name} is ready after {:.1} s",
+                        started.elapsed().as_secs_f64()
+                    ));
                 }
                 Readiness::NotYet(reason) => {
                     reasons.push(format!("{name}: {reason}"));
@@ -144,7 +148,7 @@ async fn start(running: &mut Running) -> Result<()> {
         }
         if reminded.elapsed() > REMIND_EVERY && !waiting.is_empty() {
             reminded = Instant::now();
-            println!("  waiting for {}", reasons.join("; "));
+            say(&format!("  waiting for {}", reasons.join("; ")));
         }
         tokio::select! {
             exit = running.next_exit() => {
@@ -167,16 +171,16 @@ async fn serve(
         tokio::select! {
             exit = running.next_exit() => {
                 if let Some(words) = running.note_exit(&exit) {
-                    eprintln!("meridian: {words}");
+                    warn(&format!("meridian: {words}"));
                     let region = exit.region;
-                    eprintln!("start it again with: meridian region{options} start {region}");
+                    warn(&format!("start it again with: meridian region{options} start {region}"));
                 }
             }
             Some((request, answer)) = requests.recv() => {
                 let is_down = request == Request::Down {};
                 let reply = running.handle(request).await;
                 if let Reply::Done(words) = &reply {
-                    println!("on request: {words}");
+                    say(&format!("on request: {words}"));
                 }
                 // Whoever asked may have gone away.
                 let _ = answer.send(reply);

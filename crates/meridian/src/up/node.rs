@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::limits::{NODE_LOG_BYTES_MAX, TAIL_BYTES, TAIL_LINES};
+use super::report::warn;
 
 /// What happens to a node's process.
 #[derive(Debug)]
@@ -136,7 +137,7 @@ async fn watch(
             Some(signal) = signals.recv() => {
                 let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
                 if let Some(Err(error)) = pid.map(|pid| kill_process(pid, signal)) {
-                    eprintln!("meridian: cannot signal {region}: {error}");
+                    warn(&format!("meridian: cannot signal {region}: {error}"));
                 }
             }
         }
@@ -144,7 +145,7 @@ async fn watch(
     match status {
         // Nobody listens any more when `up` is ending.
         Ok(status) => drop(exits.send(Exit { region, status }).await),
-        Err(error) => eprintln!("meridian: cannot wait for {region}: {error}"),
+        Err(error) => warn(&format!("meridian: cannot wait for {region}: {error}")),
     }
 }
 

@@ -7,12 +7,23 @@ use anyhow::Result;
 use crate::cli::UpArgs;
 use crate::config::{ClusterFile, Region};
 
-/// Prints it.
+/// Prints a line. A terminal that has gone away is no reason to let the cluster die.
+pub fn say(words: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{words}");
+}
+
+/// Prints a line to the standard error, as [`say`] does.
+pub fn warn(words: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
+
+/// Prints how to talk to each region.
 ///
 /// # Errors
-/// When nobody reads it.
+/// None that can happen: it is text in memory.
 pub fn show(cluster: &ClusterFile, args: &UpArgs) -> Result<()> {
-    use std::io::Write as _;
     let mut text = String::new();
     for region in &cluster.regions {
         text.push('\n');
@@ -25,9 +36,8 @@ pub fn show(cluster: &ClusterFile, args: &UpArgs) -> Result<()> {
     }
     writeln!(text, "  how they are   meridian status{given}")?;
     writeln!(text, "  stop           Ctrl-C here, or: meridian down{given}")?;
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    say(text.trim_end());
+    Ok(())
 }
 
 /// How to talk to a region.

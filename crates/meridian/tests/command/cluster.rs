@@ -69,6 +69,29 @@ fn a_node_that_dies_is_reported_and_nodes_end_with_up() {
 }
 
 #[test]
+fn secrets_are_asked_for_and_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let topology = topology(directory.path());
+    let secrets = ["knock three times", "swordfish"];
+    let url = format!("postgresql://shop:{}@127.0.0.1:1/shop", secrets[1]);
+    let variables = [("MERIDIAN_PASSWORD", secrets[0]), ("MERIDIAN_POSTGRES_URL", url.as_str())];
+    let up = Up::start_with(directory.path(), &topology, &variables);
+    let one = topology.redis[0];
+    assert!(redis(one, "PING").unwrap().starts_with("-NOAUTH"), "{:?}", redis(one, "PING"));
+    let both = redis(one, &format!("AUTH \"{}\"\r\nPING", secrets[0]));
+    assert_eq!(both.as_deref(), Some("+OK\r\n+PONG"));
+    let log = directory.path().join("data/one/node.log");
+    let said = || std::fs::read_to_string(&log).unwrap_or_default() + &up.said();
+    until("the log to speak of Postgres", || said().contains("postgres at").then_some(()));
+    let pid = pid_of(&up, "one");
+    let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    for secret in secrets {
+        assert!(!said().contains(secret), "{secret} is in the log");
+        assert!(!arguments.contains(secret), "{secret} is in the arguments");
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named_before_anything_starts() {
     let directory = tempfile::tempdir().unwrap();
     let topology = topology(directory.path());
@@ -90,8 +113,9 @@ fn pid_of(up: &Up, region: &str) -> String {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let mut children = children.unwrap_or_default();
     // Children are listed by the thread that made them.
-    for entry in std::fs::read_dir(format!("/proc/{parent}/task")).unwrap().flatten() {
-        let listed = std::fs::read_to_string(entry.path().join("children"));
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).expect("the threads of up");
+    for thread in threads.flatten() {
+        let listed = std::fs::read_to_string(thread.path().join("children"));
         children.push_str(&format!(" {}", listed.unwrap_or_default()));
     }
     let found = children.split_whitespace().find(|pid| {

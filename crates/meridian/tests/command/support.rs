@@ -121,6 +121,11 @@ pub struct Up {
 impl Up {
     /// Starts it and waits until it says how to stop it.
     pub fn start(directory: &Path, topology: &Topology) -> Up {
+        Up::start_with(directory, topology, &[])
+    }
+
+    /// As [`Up::start`], with these variables.
+    pub fn start_with(directory: &Path, topology: &Topology, variables: &[(&str, &str)]) -> Up {
         let output = directory.join("up.out");
         let file = std::fs::File::create(&output).expect("a file for the output");
         let process = meridian()
@@ -128,6 +133,7 @@ impl Up {
             .arg(&topology.file)
             .arg("--data-dir")
             .arg(directory.join("data"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
