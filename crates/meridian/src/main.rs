@@ -93,7 +93,11 @@ fn describe(cluster: &ClusterFile, file: &Path, out: &mut impl Write) -> Result<
     )?;
     for region in &cluster.regions {
         let (name, ordinal, redis) = (&region.name, region.ordinal, region.redis);
-        writeln!(out, "  {name:<16} ordinal {ordinal:<3} redis {redis:<22} {}", region.reached_at())?;
+        writeln!(
+            out,
+            "  {name:<16} ordinal {ordinal:<3} redis {redis:<22} {}",
+            region.reached_at()
+        )?;
     }
     let zone = cluster.dns.zone.trim_end_matches('.');
     let names: Vec<String> = cluster.dns.names.iter().map(|n| format!("{n}.{zone}")).collect();

@@ -7,8 +7,8 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader};
 use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
 use meridian_replication::{
-    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, Subscribe, Upstreams, Vectors, Watermark,
-    route,
+    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, Subscribe, Upstreams, Vectors,
+    Watermark, route,
 };
 
 use crate::{
@@ -553,7 +553,6 @@ fn decode_position(bytes: &[u8]) -> Option<Position> {
 /// Whether a position lies beyond the stored one in the same history.
 fn is_news(stored: &[u8], new: &Position) -> bool {
     decode_position(stored).is_none_or(|stored| {
-        stored.system_id != new.system_id
-            || (stored.timeline, stored.lsn) < (new.timeline, new.lsn)
+        stored.system_id != new.system_id || (stored.timeline, stored.lsn) < (new.timeline, new.lsn)
     })
 }

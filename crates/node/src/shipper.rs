@@ -101,9 +101,10 @@ impl Shipper {
     pub fn release(&mut self, checkpoint: LogPosition) -> LogPosition {
         let needless = |mark: &LogMark| {
             mark.position <= checkpoint
-                && self.acknowledged.values().all(|vectors| {
-                    mark.vectors.iter().zip(vectors).all(|(m, v)| v.dominates(m))
-                })
+                && self
+                    .acknowledged
+                    .values()
+                    .all(|vectors| mark.vectors.iter().zip(vectors).all(|(m, v)| v.dominates(m)))
         };
         let Some(at) = self.marks.iter().rposition(needless) else {
             return self.marks.first().map_or(LogPosition(0), |m| m.position);

@@ -119,8 +119,11 @@ impl Inbox {
 
     /// After something was applied in a partition: the next waiting frame that may follow.
     pub fn next(&mut self, partition: u16, vector: &VersionVector) -> Option<InboxEvent> {
-        let places: Vec<_> =
-            self.held.range((partition, Origin(0))..=(partition, Origin(u16::MAX))).map(|(p, _)| *p).collect();
+        let places: Vec<_> = self
+            .held
+            .range((partition, Origin(0))..=(partition, Origin(u16::MAX)))
+            .map(|(p, _)| *p)
+            .collect();
         for place in places {
             while let Some((header, _)) = self.held.get(&place).and_then(VecDeque::front) {
                 match admit(header, vector) {

@@ -135,8 +135,9 @@ impl Sender {
     }
 
     fn needs_nothing_before(&self, mark: &LogMark) -> bool {
-        self.sent.iter().zip(&mark.vectors).all(|(sent, covered)| {
-            self.origins.iter().all(|o| covered.get(*o) <= sent.get(*o))
-        })
+        self.sent
+            .iter()
+            .zip(&mark.vectors)
+            .all(|(sent, covered)| self.origins.iter().all(|o| covered.get(*o) <= sent.get(*o)))
     }
 }

@@ -10,7 +10,9 @@ use meridian_disk::{Checkpoint, LogReader};
 use meridian_node::CheckpointRun;
 use meridian_store::{LogPosition, Meta};
 
-use super::{inbound::ToExecutor, limits::CHECKPOINT_LOOK, network::ExecutorHandle, shared::Shared};
+use super::{
+    inbound::ToExecutor, limits::CHECKPOINT_LOOK, network::ExecutorHandle, shared::Shared,
+};
 
 /// A checkpoint is written at least this often while something is written at all.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
@@ -61,9 +63,8 @@ impl Checkpointer {
     /// Writes one; false when the executor has ended.
     fn write(&mut self, durable: LogPosition) -> Result<bool> {
         let reader = &self.reader;
-        let plan = CheckpointRun::plan(&self.last, durable, |from, max| {
-            reader.read_durable(from, max)
-        });
+        let plan =
+            CheckpointRun::plan(&self.last, durable, |from, max| reader.read_durable(from, max));
         let Some(mut run) = plan.context("reading the log for a checkpoint")? else {
             return Ok(true);
         };

@@ -103,7 +103,8 @@ fn encode(records: &[Vec<u8>]) -> Vec<u8> {
 fn scan(bytes: &[u8]) -> (Vec<Vec<u8>>, usize) {
     let (mut records, mut at) = (Vec::new(), 0);
     while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
-        let word = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+        let word =
+            |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
         let length = word(0) as usize;
         let Some(record) = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + length) else { break };
         if length > MAX_RECORD_BYTES || crc32fast::hash(record) != word(4) {

@@ -100,9 +100,8 @@ impl Checks {
             let reading = Instant::now();
             let read = stage.object(key).and_then(|o| o.string_value(stage.now()));
             // A newer check may have overwritten it: anything at or above ours will do.
-            let fresh = read.is_some_and(|seen| {
-                (seen.len(), seen.as_ref()) >= (value.len(), value.as_slice())
-            });
+            let fresh = read
+                .is_some_and(|seen| (seen.len(), seen.as_ref()) >= (value.len(), value.as_slice()));
             let write = check.committed.duration_since(*began).as_millis() as u64;
             let _ = check.reply.send(CheckReport {
                 write: StepOutcome::Ok { took_ms: write },

@@ -36,9 +36,7 @@ use meridian_dns::DnsServer;
 use meridian_failover::{ControlState, DnsTable};
 use meridian_keyspace::{Ablations, Engine, EngineConfig, StageConfig};
 use meridian_mesh::Mesh;
-use meridian_node::{
-    Control, ControlConfig, DataConfig, DataNode, Recovered, Shipper, recover,
-};
+use meridian_node::{Control, ControlConfig, DataConfig, DataNode, Recovered, Shipper, recover};
 use mio::{Interest, Poll, Waker};
 use tokio::sync::{mpsc, watch};
 
@@ -199,11 +197,9 @@ impl Node {
         let dns = runtime
             .block_on(DnsServer::start(&config.dns_config(), table))
             .context("starting DNS")?;
-        let (log, records) =
-            control_log::ControlLog::open(&config.data_dir().join(CONTROL_LOG))?;
+        let (log, records) = control_log::ControlLog::open(&config.data_dir().join(CONTROL_LOG))?;
         let round_trip = config.cluster.largest_round_trip_ms();
-        let group =
-            meridian_consensus::GroupConfig::new(me.0, failover.voters.clone(), round_trip);
+        let group = meridian_consensus::GroupConfig::new(me.0, failover.voters.clone(), round_trip);
         let control = Control::new(ControlConfig { failover, group }, records, 0, unix_us())
             .map_err(|e| anyhow!(e))
             .context("control group")?;

@@ -120,10 +120,16 @@ impl Plane {
         let mut lines = vec![
             ("epoch".to_owned(), state.epoch.to_string()),
             ("primary".to_owned(), name(&state.primary)),
-            ("health".to_owned(), format!("{:?}", self.control.health(now_ms).level).to_lowercase()),
+            (
+                "health".to_owned(),
+                format!("{:?}", self.control.health(now_ms).level).to_lowercase(),
+            ),
         ];
         for (region, status) in &state.regions {
-            lines.push((format!("region_{}", name(region)), format!("{:?}", status.state).to_lowercase()));
+            lines.push((
+                format!("region_{}", name(region)),
+                format!("{:?}", status.state).to_lowercase(),
+            ));
         }
         Info::from([("Regions".to_owned(), lines)])
     }
@@ -188,7 +194,11 @@ impl Plane {
             }
             ControlEffect::Changed => {
                 let state = self.control.state();
-                tracing::info!(epoch = state.epoch, primary = state.primary, "control state changed");
+                tracing::info!(
+                    epoch = state.epoch,
+                    primary = state.primary,
+                    "control state changed"
+                );
             }
         }
     }
