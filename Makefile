@@ -40,7 +40,7 @@ lint: setup ## formatting and clippy, warnings denied
 	cargo clippy $(BUILD) --all-targets -- -D warnings
 
 docs: setup ## API documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" cargo doc $(BUILD) --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc $(BUILD) --no-deps
 
 build: setup ## all binaries
 	@cargo build $(BUILD)
