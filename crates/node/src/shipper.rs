@@ -97,7 +97,8 @@ impl Shipper {
     }
 
     /// Up to where the log may go: every configured peer has acknowledged what is before it, and
-    /// the checkpoint (at `checkpoint`) covers it. Forgets the marks below.
+    /// the checkpoint (at `checkpoint`) covers it. Forgets the marks below, and no sender looks
+    /// back behind it.
     pub fn release(&mut self, checkpoint: LogPosition) -> LogPosition {
         let needless = |mark: &LogMark| {
             mark.position <= checkpoint
@@ -111,6 +112,37 @@ impl Shipper {
         };
         let position = self.marks[at].position;
         self.marks.drain(..at);
+        self.senders.values_mut().for_each(|(_, sender)| sender.skip_to(position));
         position
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_clock::Time;
+    use meridian_replication::Vectors;
+
+    #[test]
+    fn no_sender_looks_behind_what_was_released() {
+        let (peer, writer) = (Origin(1), Origin(2));
+        let mut vector = VersionVector::new();
+        vector.set(writer, Time(9));
+        let first = LogMark { position: LogPosition(0), vectors: vec![VersionVector::new()] };
+        let mut shipper = Shipper::new(1, vec![first], &[peer]);
+        let vectors = Vectors::pack(&[VersionVector::new()]);
+        let request = Subscribe { number: 1, origins: vec![writer], vectors };
+        shipper.subscribe(peer, 7, &request).unwrap();
+        shipper.mark(LogPosition(100), vec![vector.clone()]);
+        // The peer got it all from somebody else and says so.
+        shipper.acknowledge(peer, vec![vector]);
+        assert_eq!(shipper.release(LogPosition(100)), LogPosition(100));
+        let mut read_from = None;
+        let read = |from, _| {
+            read_from = Some(from);
+            Ok(Vec::new())
+        };
+        assert_eq!(shipper.next(peer, LogPosition(200), read).unwrap(), Vec::<Vec<u8>>::new());
+        assert_eq!(read_from, Some(LogPosition(100)));
     }
 }

@@ -59,6 +59,12 @@ impl Sender {
         Ok(())
     }
 
+    /// The log before `position` may go, because the peer has all of it: it got the rest by
+    /// another way.
+    pub fn skip_to(&mut self, position: LogPosition) {
+        self.cursor = self.cursor.max(position);
+    }
+
     /// The session is over.
     pub fn reset(&mut self) {
         *self = Sender::default();
