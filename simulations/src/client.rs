@@ -81,7 +81,8 @@ pub(crate) fn complaint(sent: &Sent, value: &Value) -> Option<String> {
     }
     let Value::Error(text) = value else { return None };
     let expected = EXPECTED.iter().any(|start| text.starts_with(start));
-    (!expected).then(|| format!("{} answers {}", show(&sent.command), String::from_utf8_lossy(text)))
+    (!expected)
+        .then(|| format!("{} answers {}", show(&sent.command), String::from_utf8_lossy(text)))
 }
 
 /// A command as a person would type it.

@@ -7,7 +7,7 @@ use meridian_keyspace::Stage;
 use meridian_store::{CrashModel, MemoryStorage};
 
 use crate::{
-    observe::Observer,
+    observe::{Observer, digest},
     plan::{Family, SECOND},
     region::{Region, RegionConfig},
     spec::{Content, Part, Shown},
@@ -57,7 +57,10 @@ impl World {
             let state = plane.control.state();
             let seen = self.agreement.epochs.entry(index).or_default();
             if state.epoch < *seen {
-                return Err(format!("region {index} goes back from epoch {seen} to {}", state.epoch));
+                return Err(format!(
+                    "region {index} goes back from epoch {seen} to {}",
+                    state.epoch
+                ));
             }
             if state.epoch > *seen || !self.agreement.states.contains_key(&state.epoch) {
                 *seen = state.epoch;
@@ -141,15 +144,17 @@ impl World {
                 ));
             }
             let unswept = self.history.show_unswept(key, seen, now);
-            let parts = |shown: Option<&Shown>| {
-                shown.map(|s| s.content.parts()).unwrap_or_default()
-            };
+            let parts =
+                |shown: Option<&Shown>| shown.map(|s| s.content.parts()).unwrap_or_default();
             // A key that expired and was reclaimed must not come back with what arrives late.
             // Which type shows may change, since reclaiming removes hidden ones too.
             let (shown, unswept) = (parts(shown.as_ref()), parts(unswept.as_ref()));
             // The promise that nothing more comes from before a deadline binds an ordinal: the
             // region that goes on under a new one may know less.
-            if self.counts.restores == 0 && same_kind(&shown, &unswept) && !shown.is_subset(&unswept) {
+            if self.counts.restores == 0
+                && same_kind(&shown, &unswept)
+                && !shown.is_subset(&unswept)
+            {
                 return Err(format!("{who} {name}: reclaiming brought back {shown:?}"));
             }
         }
@@ -160,8 +165,8 @@ impl World {
     /// vectors say.
     fn check_restart(&mut self, place: usize) -> Result<(), String> {
         let machine = self.judges.chance(500);
-        let here = &self.places[place];
-        let Some(process) = &here.process else { return Ok(()) };
+        let here = &mut self.places[place];
+        let Some(process) = &mut here.process else { return Ok(()) };
         let model = if machine {
             let log_bytes = self.judges.below(process.storage.unsynced() + 1);
             let batches = self.judges.below(process.storage.pending_batches() + 1);
@@ -173,16 +178,15 @@ impl World {
         let mut twin = Region::start(here.config.clone(), disk)?;
         let physical_us = here.clocks.physical_us(self.now_us);
         twin.node.engine_mut().set_physical_us(physical_us);
-        let stage = twin.node.engine().stage();
         if machine {
-            return self.check_stage(&here.config, stage, &format!("region {place} after a restart"));
+            let (config, stage) = (here.config.clone(), twin.node.engine().stage());
+            return self.check_stage(&config, stage, &format!("region {place} after a restart"));
         }
         if twin.vectors() != process.vectors() {
             return Err(format!("region {place} has other vectors after a restart"));
         }
-        let before = Observer::new(&here.config, process.node.engine().stage()).digest();
-        let after = Observer::new(&here.config, stage).digest();
-        if before != after {
+        let held = |region: &mut Region| digest(region.node.engine_mut().stage_mut());
+        if held(process) != held(&mut twin) {
             return Err(format!("region {place} has another digest after a restart"));
         }
         Ok(())
@@ -250,12 +254,11 @@ impl World {
 
     fn check_end(&mut self, place: usize) -> Result<(), String> {
         self.check_shown(place)?;
-        let digest = |place: usize| {
-            let here = &self.places[place];
-            let stage = here.process.as_ref().map(|p| p.node.engine().stage());
-            stage.map(|stage| Observer::new(&here.config, stage).digest())
+        let mut held = |place: usize| {
+            let process = self.places[place].process.as_mut();
+            process.map(|p| digest(p.node.engine_mut().stage_mut()))
         };
-        if digest(place) != digest(0) {
+        if held(place) != held(0) {
             return Err(format!("digests of regions 0 and {place} differ"));
         }
         let here = &self.places[place];
@@ -278,9 +281,7 @@ impl World {
     fn check_promises(&self) -> Result<(), String> {
         let Some(process) = &self.places[0].process else { return Ok(()) };
         let vectors: Vec<VersionVector> = process.vectors();
-        let kept = |p: &&crate::client::Promise| {
-            !vectors[usize::from(p.partition)].covers(p.dot)
-        };
+        let kept = |p: &&crate::client::Promise| !vectors[usize::from(p.partition)].covers(p.dot);
         match self.promises.iter().find(kept) {
             Some(lost) => Err(format!("an acknowledged write is missing everywhere: {}", lost.dot)),
             None => Ok(()),
@@ -289,9 +290,7 @@ impl World {
 }
 
 fn same_kind(a: &std::collections::BTreeSet<Part>, b: &std::collections::BTreeSet<Part>) -> bool {
-    let kind = |parts: &std::collections::BTreeSet<Part>| {
-        parts.first().map(std::mem::discriminant)
-    };
+    let kind = |parts: &std::collections::BTreeSet<Part>| parts.first().map(std::mem::discriminant);
     b.is_empty() || kind(a) == kind(b)
 }
 
@@ -301,7 +300,8 @@ fn tell(shown: Option<&Shown>) -> String {
     let content = match content {
         Content::String(value) => format!("string {}", text(value)),
         Content::Hash(fields) => {
-            let fields = fields.iter().map(|(name, value)| format!("{}={}", text(name), text(value)));
+            let fields =
+                fields.iter().map(|(name, value)| format!("{}={}", text(name), text(value)));
             format!("hash {}", fields.collect::<Vec<_>>().join(" "))
         }
         Content::Set(members) => {

@@ -61,13 +61,6 @@ impl Observer {
         Ok(Some(Shown { content, deadline_ms }))
     }
 
-    /// The digest of everything that is held, slot by slot.
-    pub fn digest(&mut self) -> Vec<(u16, u64)> {
-        let stage = self.engine.stage_mut();
-        let digests = (0..SLOTS).map(|slot| (slot, stage.slot_digest(slot)));
-        digests.filter(|(_, digest)| *digest != 0).collect()
-    }
-
     fn check_count(&mut self, args: &[&[u8]], expected: usize) -> Result<(), String> {
         let count = self.ask(args)?;
         if count.as_integer() == i64::try_from(expected).ok() {
@@ -95,13 +88,19 @@ impl Observer {
     }
 }
 
+/// The digest of everything that is held, slot by slot.
+pub(crate) fn digest(stage: &mut Stage) -> Vec<(u16, u64)> {
+    let digests = (0..SLOTS).map(|slot| (slot, stage.slot_digest(slot)));
+    digests.filter(|(_, digest)| *digest != 0).collect()
+}
+
 /// A string reply.
-pub(crate) fn bytes(value: &Value) -> Result<Vec<u8>, String> {
+fn bytes(value: &Value) -> Result<Vec<u8>, String> {
     value.as_bytes().map(<[u8]>::to_vec).ok_or_else(|| format!("no string: {value:?}"))
 }
 
 /// An array of strings.
-pub(crate) fn items(value: &Value) -> Result<Vec<Vec<u8>>, String> {
+fn items(value: &Value) -> Result<Vec<Vec<u8>>, String> {
     let values = value.as_array().ok_or_else(|| format!("no array: {value:?}"))?;
     values.iter().map(bytes).collect()
 }

@@ -56,8 +56,6 @@ pub(crate) struct Faults {
     pub inbound_drops: u32,
     /// Control messages that the sender drops because its queue is full, in a thousand.
     pub outbound_drops: u32,
-    /// How long a sync takes, from and to.
-    pub sync_us: (u64, u64),
 }
 
 /// What a run's clients do.
@@ -115,6 +113,8 @@ pub(crate) struct Plan {
     pub clocks: Vec<(i64, i64)>,
     pub faults: Faults,
     pub mix: Mix,
+    /// By region: how long a sync takes, from and to.
+    pub sync_us: Vec<(u64, u64)>,
     /// A region's turn comes this often.
     pub turn_us: u64,
     /// A checkpoint is begun this often.
@@ -144,10 +144,11 @@ impl Plan {
             weather: weather(r, regions),
             clocks: clocks(r, regions),
             faults: faults(r, active_us),
+            sync_us: disks(r, regions),
             mix: mix(r, regions as u64, active_us),
             turn_us: r.spread(2 * MS, 20 * MS),
-            checkpoint: r.chance(600).then(|| r.spread(30 * MS, SECOND)),
-            releases: r.chance(600),
+            checkpoint: r.chance(700).then(|| r.spread(20 * MS, SECOND)),
+            releases: r.chance(700),
             look_us: r.spread(50 * MS, 500 * MS),
             commits: r.pick(&[0, 200, 1000]),
         }
@@ -193,7 +194,9 @@ fn clocks(r: &mut Random, regions: usize) -> Vec<(i64, i64)> {
                 largest if largest > 10 * SECOND && r.chance(400) => {
                     r.range(59 * SECOND + 500 * MS, largest) as i64
                 }
-                largest => r.range(0, 2 * largest.min(5 * SECOND)) as i64 - largest.min(5 * SECOND) as i64,
+                largest => {
+                    r.range(0, 2 * largest.min(5 * SECOND)) as i64 - largest.min(5 * SECOND) as i64
+                }
             };
             (offset, r.range(0, 2 * drift) as i64 - drift as i64)
         })
@@ -203,7 +206,7 @@ fn clocks(r: &mut Random, regions: usize) -> Vec<(i64, i64)> {
 fn faults(r: &mut Random, active_us: u64) -> Faults {
     // None at all in some runs: what fails there is no fault's doing.
     if r.chance(100) {
-        return Faults { sync_us: (MS, 3 * MS), ..Faults::default() };
+        return Faults::default();
     }
     let every = |r: &mut Random, per_mille: u32| {
         r.chance(per_mille).then(|| r.spread(active_us / 12, active_us))
@@ -222,9 +225,16 @@ fn faults(r: &mut Random, active_us: u64) -> Faults {
     faults.clock_jump_us = r.spread(50 * MS, 5 * SECOND);
     faults.inbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
     faults.outbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
-    let slow = if r.chance(400) { 300 * MS } else { 8 * MS };
-    faults.sync_us = (MS / 2, r.spread(MS, slow));
     faults
+}
+
+fn disks(r: &mut Random, regions: usize) -> Vec<(u64, u64)> {
+    let are_slow = r.chance(400);
+    let mut disk = |_| {
+        let slowest = if are_slow && r.chance(500) { SECOND } else { 8 * MS };
+        (MS / 2, r.spread(MS, slowest))
+    };
+    (0..regions).map(&mut disk).collect()
 }
 
 fn mix(r: &mut Random, regions: u64, active_us: u64) -> Mix {

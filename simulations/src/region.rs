@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use meridian_clock::{Origin, VersionVector};
-use meridian_keyspace::{
-    ClientId, Durability, Engine, EngineConfig, StageConfig,
-};
+use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
 use meridian_node::{
     CheckpointRun, DataConfig, DataEffect, DataNode, Shipper, export, recover,
     wire::{Assembler, PeerMessage, pieces},
@@ -202,7 +200,8 @@ impl Region {
             let start = end;
             end = self.storage.append(entry).map_err(|e| e.to_string())?;
             let entries = meridian_store::Entries::new(entry, start);
-            frames = entries.flat_map(|e| e.frames().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect();
+            frames =
+                entries.flat_map(|e| e.frames().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect();
         }
         engine.appended(commit, end);
         if self.config.is(Ablation::ReplyUnsynced) {
@@ -268,7 +267,8 @@ impl Region {
         let durable = self.storage.synced_position();
         let Some(mut writing) = self.writing.take() else {
             let storage = &self.storage;
-            let plan = CheckpointRun::plan(&self.meta, durable, |from, max| storage.read(from, max));
+            let plan =
+                CheckpointRun::plan(&self.meta, durable, |from, max| storage.read(from, max));
             self.writing =
                 plan.map_err(|e| e.to_string())?.map(|run| Writing { run, portion: None });
             let progress = if self.writing.is_some() { Progress::Under } else { Progress::Idle };

@@ -25,13 +25,26 @@ pub(crate) enum Part {
 /// What an operation was meant to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    Assign { part: Part, value: Vec<u8>, ttl: Time },
-    Remove { part: Part },
+    Assign {
+        part: Part,
+        value: Vec<u8>,
+        ttl: Time,
+    },
+    Remove {
+        part: Part,
+    },
     Clear,
     /// Adds this much. The birth names the run of increments that this one continues; the sum is
     /// what the run comes to with it.
-    Add { part: Part, birth: Time, delta: Units, sum: Units },
-    Expire { deadline: Time },
+    Add {
+        part: Part,
+        birth: Time,
+        delta: Units,
+        sum: Units,
+    },
+    Expire {
+        deadline: Time,
+    },
 }
 
 /// One operation and what its author had seen.
@@ -50,11 +63,7 @@ pub(crate) struct Record {
 impl Record {
     /// Whether the author had seen the operation of `dot`.
     pub fn had_seen(&self, dot: Dot) -> bool {
-        if dot.origin == self.dot.origin {
-            dot.time < self.dot.time
-        } else {
-            self.seen.covers(dot)
-        }
+        if dot.origin == self.dot.origin { dot.time < self.dot.time } else { self.seen.covers(dot) }
     }
 
     /// Whether this operation takes away all that the other one did and took away, wherever both

@@ -187,12 +187,9 @@ impl World {
                 simulated_us: self.now_us,
                 counts: self.counts,
             }),
-            Err(what) => Err(Failure {
-                seed: self.seed,
-                at_us: self.now_us,
-                what,
-                tail: self.trace.tail(),
-            }),
+            Err(what) => {
+                Err(Failure { seed: self.seed, at_us: self.now_us, what, tail: self.trace.tail() })
+            }
         }
     }
 

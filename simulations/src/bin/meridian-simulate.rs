@@ -88,7 +88,10 @@ fn run_one(seed: u64, ablation: Option<Ablation>, trace: bool) -> ExitCode {
     match simulate(seed, ablation, sink) {
         Ok(report) => {
             let seconds = report.simulated_us as f64 / 1e6;
-            println!("seed {seed} holds after {seconds:.1} simulated seconds, trace {:016x}", report.hash);
+            println!(
+                "seed {seed} holds after {seconds:.1} simulated seconds, trace {:016x}",
+                report.hash
+            );
             print_counts(&report.counts);
             ExitCode::SUCCESS
         }

@@ -63,7 +63,7 @@ impl World {
 
     /// Asks for a sync if there is something to sync and none is under way.
     pub(super) fn schedule_sync(&mut self, place: usize) {
-        let (from, upto) = self.plan.faults.sync_us;
+        let (from, upto) = self.plan.sync_us[place];
         let here = &mut self.places[place];
         let needs = here.process.as_ref().is_some_and(Region::needs_sync);
         if here.syncing || !needs {
@@ -107,7 +107,7 @@ impl World {
     pub(super) fn check(&mut self, place: usize) {
         let here = &self.places[place];
         let (now_ms, life) = (here.clocks.steady_ms(self.now_us), here.life);
-        let took_ms = self.plan.faults.sync_us.1 / MS;
+        let took_ms = self.plan.sync_us[place].1 / MS;
         if let Some(plane) = self.process(place).and_then(|p| p.control.as_mut()) {
             plane.check(now_ms, took_ms);
             self.add(CHECK_EVERY_US, Event::Check(place, life));
@@ -178,9 +178,8 @@ impl World {
                 return Err(format!("acknowledged as durable and lost: {}", promise.dot));
             }
         }
-        self.promises.retain(|p| {
-            p.dot.origin != me || kept[usize::from(p.partition)].covers(p.dot)
-        });
+        self.promises
+            .retain(|p| p.dot.origin != me || kept[usize::from(p.partition)].covers(p.dot));
         let here = &mut self.places[place];
         here.appended.clone_from(&kept);
         here.synced = kept;
@@ -229,8 +228,12 @@ impl World {
     fn forget_unshipped(&mut self, former: Origin) {
         let durable = self.durable_somewhere();
         if self.ablation == Some(Ablation::ReuseOrdinal) {
-            let kept: Vec<VersionVector> = self.places.iter().find(|p| p.config.origin == former)
-                .map(|p| p.synced.clone()).unwrap_or_default();
+            let kept: Vec<VersionVector> = self
+                .places
+                .iter()
+                .find(|p| p.config.origin == former)
+                .map(|p| p.synced.clone())
+                .unwrap_or_default();
             self.history.forget(former, &kept);
         }
         self.promises.retain(|p| durable[usize::from(p.partition)].covers(p.dot));

@@ -148,7 +148,12 @@ impl World {
             here.clocks.offset_us = 0;
             here.primary = a == 0;
         }
-        self.network.change_weather(|w| Weather { loss: 0, duplicates: 0, window_bytes: 1 << 20, ..w });
+        self.network.change_weather(|w| Weather {
+            loss: 0,
+            duplicates: 0,
+            window_bytes: 1 << 20,
+            ..w
+        });
         for place in 0..self.places.len() {
             if self.places[place].process.is_none() {
                 self.start(place)?;
@@ -187,7 +192,7 @@ impl World {
     }
 
     fn kill(&mut self, machine: bool) -> Result<(), String> {
-        let place = self.any_place();
+        let place = if machine { self.any_unsynced() } else { self.any_place() };
         if self.places[place].process.is_none() {
             return Ok(());
         }
@@ -201,9 +206,19 @@ impl World {
         self.faults.below(self.places.len())
     }
 
+    /// Rather a machine that has something to lose.
+    fn any_unsynced(&mut self) -> usize {
+        let first = self.any_place();
+        let count = self.places.len();
+        let has_unsynced =
+            |place: &usize| self.places[*place].process.as_ref().is_some_and(|p| p.needs_sync());
+        (0..count).map(|step| (first + step) % count).find(has_unsynced).unwrap_or(first)
+    }
+
     fn any_pair(&mut self) -> Pair {
         let a = self.any_place();
-        let b = (a + self.faults.range(1, self.places.len() as u64 - 1) as usize) % self.places.len();
+        let b =
+            (a + self.faults.range(1, self.places.len() as u64 - 1) as usize) % self.places.len();
         pair(a, b)
     }
 }

@@ -135,7 +135,9 @@ impl World {
                     self.send(place, peer, session, Lane::Control, message.encode());
                 }
                 DataEffect::Disconnect { peer, reason, .. } => {
-                    return Err(format!("region {place} finds that {peer} broke the rules: {reason}"));
+                    return Err(format!(
+                        "region {place} finds that {peer} broke the rules: {reason}"
+                    ));
                 }
                 DataEffect::Fork { origin, partition } => {
                     return Err(format!(

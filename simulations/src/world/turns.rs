@@ -153,7 +153,8 @@ impl World {
         engine.execute(id, &args);
         self.counts.commands += 1;
         let wrote = self.note_writes(place, &before, now, false);
-        self.trace.line(self.now_us, || format!("{place} client {id} {} {wrote:?}", show(&command)));
+        self.trace
+            .line(self.now_us, || format!("{place} client {id} {} {wrote:?}", show(&command)));
         if let Some(client) = self.clients[slot].as_mut() {
             client.sent(Sent { command, wrote });
         }
@@ -254,7 +255,7 @@ impl World {
         match plane.turn(now_ms)? {
             Outcome::Done(effects) => self.send_control(place, effects),
             Outcome::MustSync => {
-                let (from, upto) = self.plan.faults.sync_us;
+                let (from, upto) = self.plan.sync_us[place];
                 let (delay_us, life) = (self.schedule.range(from, upto), self.places[place].life);
                 self.add(delay_us, Event::ControlSynced(place, life));
             }

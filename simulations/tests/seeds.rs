@@ -1,0 +1,48 @@
+//! Seeds that must hold: a fixed set, the same on every machine, and some that nobody has run.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "fresh seeds come from the clock; what a seed does does not"
+)]
+
+use std::time::SystemTime;
+
+use meridian_simulations::{Counts, simulate};
+
+/// Fixed seeds; two tests share them, so that both run at once.
+const FIXED: u64 = 600;
+/// Fresh seeds.
+const FRESH: u64 = 300;
+
+/// Runs seeds, panics with the first failure and what replays it, and adds up what happened.
+fn check(seeds: impl Iterator<Item = u64>) -> Counts {
+    let mut counts = Counts::default();
+    for seed in seeds {
+        match simulate(seed, None, None) {
+            Ok(report) => counts.add(&report.counts),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    counts
+}
+
+#[test]
+fn even_seeds_hold_and_meet_every_kind_of_fault() {
+    let counts = check((0..FIXED).step_by(2));
+    for (name, count) in counts.fields() {
+        assert!(count > 0, "no {name} in {} seeds: nothing was learnt about it", FIXED / 2);
+    }
+}
+
+#[test]
+fn odd_seeds_hold() {
+    check((1..FIXED).step_by(2));
+}
+
+#[test]
+fn fresh_seeds_hold() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let from = now.as_secs() * 1_000;
+    println!("fresh seeds from {from} to {}", from + FRESH - 1);
+    check(from..from + FRESH);
+}
