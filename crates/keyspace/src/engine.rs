@@ -316,6 +316,8 @@ impl Engine {
     }
 
     fn forget_watches(&mut self) {
+        // What was touched while the old watches held must not break the next ones.
+        self.break_watches();
         let all = self.clients.values().flat_map(|c| c.watched.keys().cloned());
         *self.stage.watched_mut() = all.collect();
     }
