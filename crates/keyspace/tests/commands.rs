@@ -434,7 +434,7 @@ fn documentation_of_commands_is_a_map_by_name() {
     let docs = parse(&region.run_as(1, &[b"COMMAND", b"DOCS", b"get", b"nosuch"]));
     let Value::Map(entries) = &docs else { panic!("{docs:?}") };
     assert_eq!(entries.len(), 1);
-    assert_eq!(show(&docs), "{get={group=string}}");
+    assert_eq!(show(&docs), "{get={summary=Behaves as in Redis 7 within a region. group=string}}");
     assert_eq!(region.run("COMMAND GETKEYS MSET a 1 b 2"), "[a b]");
     assert_eq!(region.run("COMMAND GETKEYS SINTERCARD 2 a b LIMIT 1"), "[a b]");
     let count: usize = region.run("COMMAND COUNT").parse().expect("a number");

@@ -20,7 +20,7 @@ const HELP: &[&str] = &[
     "COUNT",
     "    Return the total number of commands in this server.",
     "DOCS [<command-name> ...]",
-    "    Return the group of the commands.",
+    "    Return a summary and the group of the commands.",
     "GETKEYS <full-command>",
     "    Return the keys from a full command.",
     "INFO [<command-name> ...]",
@@ -118,6 +118,17 @@ fn group_of(spec: &Spec) -> &'static str {
     FAMILIES.iter().find(|(_, table)| holds(table)).map_or("generic", |(group, _)| group)
 }
 
+fn summary_of(spec: &Spec) -> &'static str {
+    match spec.name {
+        "meridian" => "Groups Meridian's own commands; see MERIDIAN HELP.",
+        "meridian.digest" => "Returns a digest of all data, of every slot or of one key.",
+        "meridian.conflicts" => "Lists the values that lost to a concurrent write.",
+        "meridian.regions" => "Lists the regions of the cluster.",
+        "meridian.help" => "Explains Meridian's own commands.",
+        _ => "Behaves as in Redis 7 within a region.",
+    }
+}
+
 fn docs(call: &mut Call<'_>) {
     let names = &call.args[2..];
     let chosen: Vec<&Spec> = if names.is_empty() {
@@ -128,7 +139,9 @@ fn docs(call: &mut Call<'_>) {
     call.reply.map(chosen.len());
     for spec in chosen {
         call.reply.bulk(spec.name.as_bytes());
-        call.reply.map(1);
+        call.reply.map(2);
+        call.reply.bulk(b"summary");
+        call.reply.bulk(summary_of(spec).as_bytes());
         call.reply.bulk(b"group");
         call.reply.bulk(group_of(spec).as_bytes());
     }
