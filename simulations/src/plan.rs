@@ -113,6 +113,11 @@ pub(crate) struct Plan {
     pub clocks: Vec<(i64, i64)>,
     pub faults: Faults,
     pub mix: Mix,
+    /// How many bytes of frames may wait in a region for what they depend on.
+    pub inbox_bytes: usize,
+    /// Every value is made longer by this, in bytes, so that frames and batches reach their
+    /// limits.
+    pub padding: usize,
     /// By region: how long a sync takes, from and to.
     pub sync_us: Vec<(u64, u64)>,
     /// A region's turn comes this often.
@@ -144,6 +149,8 @@ impl Plan {
             weather: weather(r, regions),
             clocks: clocks(r, regions),
             faults: faults(r, active_us),
+            inbox_bytes: if r.chance(250) { r.range(100, 2000) as usize } else { 64 << 20 },
+            padding: if r.chance(30) { r.spread(20_000, 700_000) as usize } else { 0 },
             sync_us: disks(r, regions),
             mix: mix(r, regions as u64, active_us),
             turn_us: r.spread(2 * MS, 20 * MS),

@@ -33,6 +33,8 @@ pub(crate) struct RegionConfig {
     pub ablation: Option<Ablation>,
     /// Keys the hash tables.
     pub seed: u64,
+    /// How many bytes of frames may wait for what they depend on.
+    pub inbox_bytes: usize,
 }
 
 impl RegionConfig {
@@ -115,8 +117,10 @@ impl Region {
             peers: config.peers.clone(),
             ablations: config.stage().ablations,
         };
+        let mut node = DataNode::new(engine, data);
+        node.limit_inbox(config.inbox_bytes);
         Ok(Region {
-            node: DataNode::new(engine, data),
+            node,
             shipper: Shipper::new(config.partitions, recovered.marks, &config.peers),
             assembler: Assembler::default(),
             waiting: BTreeMap::new(),

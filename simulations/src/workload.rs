@@ -60,13 +60,15 @@ fn key(family: Family, number: u64) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Workload {
     mix: Mix,
+    /// Bytes by which values are longer than they need to be.
+    padding: usize,
     random: Random,
     values: u64,
 }
 
 impl Workload {
-    pub fn new(mix: Mix, random: Random) -> Workload {
-        Workload { mix, random, values: 0 }
+    pub fn new(mix: Mix, padding: usize, random: Random) -> Workload {
+        Workload { mix, padding, random, values: 0 }
     }
 
     /// Time until a client's next command.
@@ -209,7 +211,9 @@ impl Workload {
 
     fn value(&mut self) -> Vec<u8> {
         self.values += 1;
-        format!("v{}", self.values).into_bytes()
+        let mut value = format!("v{}", self.values).into_bytes();
+        value.resize(value.len() + self.padding, b'.');
+        value
     }
 
     fn name(&mut self, letter: u8) -> Vec<u8> {

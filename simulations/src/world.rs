@@ -146,7 +146,7 @@ impl World {
         sink: Option<fn(&str)>,
     ) -> Result<World, String> {
         let plan = Plan::of(seed);
-        let workload = Workload::new(plan.mix.clone(), Random::new(seed, Stream::Workload));
+        let workload = Workload::new(plan.mix.clone(), plan.padding, Random::new(seed, Stream::Workload));
         let mut world = World {
             seed,
             ablation,
@@ -285,6 +285,7 @@ impl World {
                 durability: self.plan.durability[index],
                 ablation: self.ablation,
                 seed: self.seed,
+                inbox_bytes: self.plan.inbox_bytes,
             },
             clocks: Clocks { offset_us, drift_ppm, uptime_us },
             process: None,

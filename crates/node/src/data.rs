@@ -160,6 +160,12 @@ impl DataNode {
         &mut self.engine
     }
 
+    /// Lets fewer bytes wait for what they depend on than [`Inbox::new`] does. Only at the start:
+    /// what waits already is dropped.
+    pub fn limit_inbox(&mut self, bytes: usize) {
+        self.inbox = Inbox::with_limit(bytes);
+    }
+
     /// What waits for what it depends on.
     #[must_use]
     pub fn inbox(&self) -> &Inbox {

@@ -38,8 +38,11 @@ impl PeerMessage {
     }
 }
 
-const LAST: u8 = 0;
+/// The batch goes on in the next piece.
 const MORE: u8 = 1;
+/// A batch begins. One that was begun before is given up: the sender's subscription changed.
+const FIRST: u8 = 2;
+const KNOWN: u8 = MORE | FIRST;
 
 /// Cuts a batch into pieces that fit a message of the transport.
 #[must_use]
@@ -49,7 +52,8 @@ pub fn pieces(batch: &[u8]) -> Vec<Vec<u8>> {
         let from = index * PIECE_BYTES;
         let upto = batch.len().min(from + PIECE_BYTES);
         let mut out = Vec::with_capacity(1 + upto - from);
-        out.push(if index + 1 == count { LAST } else { MORE });
+        let first = if index == 0 { FIRST } else { 0 };
+        out.push(first | if index + 1 == count { 0 } else { MORE });
         out.extend_from_slice(&batch[from..upto]);
         out
     };
@@ -69,17 +73,22 @@ impl Assembler {
     /// [`Malformed`] when the batch grows beyond its limit or a piece is none.
     pub fn push(&mut self, peer: Origin, piece: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
         let (flag, bytes) = piece.split_first().ok_or(Malformed("empty piece"))?;
-        let partial = self.partial.entry(peer).or_default();
+        if flag & !KNOWN != 0 {
+            return Err(Malformed("unknown kind of piece"));
+        }
+        if flag & FIRST != 0 {
+            self.partial.insert(peer, Vec::new());
+        }
+        let partial = self.partial.get_mut(&peer).ok_or(Malformed("piece of no batch"))?;
         if partial.len() + bytes.len() > MAX_BATCH_BYTES {
             self.partial.remove(&peer);
             return Err(Malformed("batch too large"));
         }
         partial.extend_from_slice(bytes);
-        match *flag {
-            MORE => Ok(None),
-            LAST => Ok(self.partial.remove(&peer)),
-            _ => Err(Malformed("unknown kind of piece")),
+        if flag & MORE != 0 {
+            return Ok(None);
         }
+        Ok(self.partial.remove(&peer))
     }
 
     /// The session is over: what was begun is forgotten.
@@ -104,6 +113,15 @@ mod tests {
             assert_eq!(whole, [batch]);
         }
         assert!(Assembler::default().push(Origin(1), &[]).is_err());
+        assert!(Assembler::default().push(Origin(1), &[0, 9]).is_err(), "no batch has begun");
         assert!(Assembler::default().push(Origin(1), &[9, 9]).is_err());
+    }
+
+    #[test]
+    fn a_batch_that_is_given_up_does_not_spoil_the_next() {
+        let (long, short) = (vec![1; 2 * PIECE_BYTES], vec![2; 3]);
+        let mut assembler = Assembler::default();
+        assert_eq!(assembler.push(Origin(1), &pieces(&long)[0]).unwrap(), None);
+        assert_eq!(assembler.push(Origin(1), &pieces(&short)[0]).unwrap(), Some(short));
     }
 }

@@ -54,10 +54,12 @@ impl Lenience {
 type Queue = VecDeque<(FrameHeader, Vec<u8>)>;
 
 /// What waits, and what was missed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Inbox {
     held: BTreeMap<(u16, Origin), Queue>,
     bytes: usize,
+    /// The most bytes that may wait.
+    limit: usize,
     /// Origins whose frames were dropped: nothing more of them is held until a new subscription.
     missed: BTreeSet<Origin>,
     quarantined: BTreeSet<Origin>,
@@ -67,11 +69,31 @@ pub struct Inbox {
     pub gaps: u64,
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        Inbox::new()
+    }
+}
+
 impl Inbox {
-    /// An empty inbox.
+    /// An empty inbox that holds up to [`MAX_HELD_BYTES`].
     #[must_use]
     pub fn new() -> Inbox {
-        Inbox::default()
+        Inbox::with_limit(MAX_HELD_BYTES)
+    }
+
+    /// An empty inbox that holds up to so many bytes.
+    #[must_use]
+    pub fn with_limit(limit: usize) -> Inbox {
+        Inbox {
+            held: BTreeMap::new(),
+            bytes: 0,
+            limit,
+            missed: BTreeSet::new(),
+            quarantined: BTreeSet::new(),
+            duplicates: 0,
+            gaps: 0,
+        }
     }
 
     /// Takes a frame in. `vector` is what its partition has applied.
@@ -163,7 +185,7 @@ impl Inbox {
     }
 
     fn hold(&mut self, header: FrameHeader, bytes: &[u8]) -> Option<InboxEvent> {
-        if self.bytes + bytes.len() > MAX_HELD_BYTES {
+        if self.bytes + bytes.len() > self.limit {
             return self.miss(header.origin);
         }
         self.bytes += bytes.len();
