@@ -29,8 +29,8 @@ up: build ## three regions that keep running, with the addresses to talk to them
 test: setup ## every test, the same way as CI
 	@cargo test $(BUILD)
 
-simulate: build ## many seeds of simulated clusters; SEEDS=100000
-	@$(BIN)/meridian-simulate --seeds $(SEEDS) $(ARGS)
+simulate: build ## many seeds of simulated clusters: SEEDS=100000; one of them again: SEED=42
+	@$(BIN)/meridian-simulate $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 bench: build ## side by side with redis-server: throughput, CPU, bytes on the wire, lag
 	@$(BIN)/meridian-bench $(ARGS)
