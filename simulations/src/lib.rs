@@ -40,7 +40,7 @@ pub fn simulate(
     ablation: Option<Ablation>,
     sink: Option<fn(&str)>,
 ) -> Result<Report, Failure> {
-    let fail = |what| Failure { seed, at_us: 0, what, tail: Vec::new() };
+    let fail = |what| Failure { seed, ablation, at_us: 0, what, tail: Vec::new() };
     let run = || match world::World::new(seed, ablation, sink) {
         Ok(world) => world.run(),
         Err(what) => Err(fail(what)),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::ablation::Ablation;
+
 /// What happened in a run, to see that what should be simulated was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -61,6 +63,8 @@ pub struct Report {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// The rule that was off.
+    pub ablation: Option<Ablation>,
     /// When, in microseconds of virtual time.
     pub at_us: u64,
     /// What a judge found.
@@ -76,7 +80,11 @@ impl fmt::Display for Failure {
         }
         let at_ms = self.at_us as f64 / 1000.0;
         writeln!(f, "seed {} failed at {at_ms:.3} ms: {}", self.seed, self.what)?;
-        write!(f, "replay it with: make simulate SEED={}", self.seed)
+        write!(f, "replay it with: make simulate SEED={}", self.seed)?;
+        match self.ablation {
+            Some(ablation) => write!(f, " ARGS='--ablation {}'", ablation.name()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -146,7 +146,8 @@ impl World {
         sink: Option<fn(&str)>,
     ) -> Result<World, String> {
         let plan = Plan::of(seed);
-        let workload = Workload::new(plan.mix.clone(), plan.padding, Random::new(seed, Stream::Workload));
+        let workload =
+            Workload::new(plan.mix.clone(), plan.padding, Random::new(seed, Stream::Workload));
         let mut world = World {
             seed,
             ablation,
@@ -187,9 +188,13 @@ impl World {
                 simulated_us: self.now_us,
                 counts: self.counts,
             }),
-            Err(what) => {
-                Err(Failure { seed: self.seed, at_us: self.now_us, what, tail: self.trace.tail() })
-            }
+            Err(what) => Err(Failure {
+                seed: self.seed,
+                ablation: self.ablation,
+                at_us: self.now_us,
+                what,
+                tail: self.trace.tail(),
+            }),
         }
     }
 
