@@ -138,6 +138,9 @@ fn bury(call: &mut Call<'_>, key: &[u8]) {
             dead.push((ElementKey::of(element), rest));
         }
     });
+    // In an order that does not depend on the key's history, so that a region that was rebuilt
+    // writes what it would have written.
+    dead.sort();
     for (place, rest) in &dead {
         let Some(element) = place.element() else { continue };
         let action = match rest {
