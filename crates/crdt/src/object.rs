@@ -281,12 +281,14 @@ impl Object {
         self.string_deadline().filter(|at| *at <= now).unwrap_or_default()
     }
 
-    /// The earliest deadline that has passed or will pass, for the one that reclaims space.
+    /// The latest of the deadlines, for the one that reclaims space: a clear ends them all, so all
+    /// must have passed, and nothing written before the latest may still be on its way. Never does
+    /// not count: to forget it brings nothing back.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Time> {
+    pub fn last_deadline(&self) -> Option<Time> {
         let string = if self.string.is_empty() { None } else { self.string_deadline() };
         let key = self.key_deadline();
-        string.into_iter().chain(key).filter(|at| *at < Time::MAX).min()
+        string.into_iter().chain(key).filter(|at| *at < Time::MAX).max()
     }
 
     /// Something is held that a deadline killed at or before `now`, or a deadline without any

@@ -448,7 +448,7 @@ impl Stage {
         let part = &self.parts[usize::from(partition_of_key(slot, self.partitions))];
         let early = self.ablations.expire_unsettled;
         let is_over = |object: &Object| {
-            object.next_deadline().is_some_and(|at| {
+            object.last_deadline().is_some_and(|at| {
                 at <= now
                     && object.visible(now).is_none()
                     && (early || part.is_settled(at, origins.iter().copied()))
