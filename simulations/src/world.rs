@@ -8,6 +8,8 @@
 mod disks;
 mod faults;
 mod links;
+#[cfg(test)]
+mod stories;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -139,13 +141,22 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world that stands before its first event.
+    /// The world of a seed, before its first event.
     pub fn new(
         seed: u64,
         ablation: Option<Ablation>,
         sink: Option<fn(&str)>,
     ) -> Result<World, String> {
-        let plan = Plan::of(seed);
+        World::planned(seed, Plan::of(seed), ablation, sink)
+    }
+
+    /// A world with a plan of its own.
+    pub fn planned(
+        seed: u64,
+        plan: Plan,
+        ablation: Option<Ablation>,
+        sink: Option<fn(&str)>,
+    ) -> Result<World, String> {
         let workload =
             Workload::new(plan.mix.clone(), plan.padding, Random::new(seed, Stream::Workload));
         let mut world = World {
@@ -199,18 +210,21 @@ impl World {
     }
 
     fn run_events(&mut self) -> Result<(), String> {
-        while let Some(((at_us, number), event)) = self.queue.next() {
-            self.now_us = self.now_us.max(at_us);
-            if let Some(until_us) = self.sleeper(&event) {
-                self.queue.postpone(until_us, number, event);
-                continue;
-            }
-            self.counts.events += 1;
-            if self.handle(event)? {
-                return Ok(());
-            }
+        while !self.step()? {}
+        Ok(())
+    }
+
+    /// Lets the next thing happen. True when the run has ended well.
+    fn step(&mut self) -> Result<bool, String> {
+        let next = self.queue.next();
+        let ((at_us, number), event) = next.ok_or("nothing is left to happen")?;
+        self.now_us = self.now_us.max(at_us);
+        if let Some(until_us) = self.sleeper(&event) {
+            self.queue.postpone(until_us, number, event);
+            return Ok(false);
         }
-        Err("nothing is left to happen".into())
+        self.counts.events += 1;
+        self.handle(event)
     }
 
     /// Handles one event. True when the run has ended well.
