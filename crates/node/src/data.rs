@@ -88,8 +88,8 @@ struct Peer {
     /// Batches that answered our subscriptions, and how many there had been at the last look.
     batches: u64,
     batches_seen: u64,
-    /// When it is asked again if it has more and no batch comes.
-    stalled_at_ms: u64,
+    /// When it is asked again if it has more and no batch comes, and how long was waited for that.
+    stalled_at_ms: Option<u64>,
     patience_ms: u64,
     /// What it had when the session began: once we have that, we have caught up with it.
     target: Option<Vec<VersionVector>>,
@@ -452,14 +452,19 @@ impl DataNode {
             let has_more = peer.vectors.iter().zip(&mine).any(|(theirs, mine)| {
                 peer.subscribed.iter().any(|o| theirs.get(*o) > mine.get(*o))
             });
-            if !has_more || peer.batches != peer.batches_seen {
-                peer.batches_seen = peer.batches;
-                peer.patience_ms = STALLED_AFTER_MS;
-                peer.stalled_at_ms = now_ms + STALLED_AFTER_MS;
-            } else if now_ms >= peer.stalled_at_ms {
-                peer.patience_ms = (2 * peer.patience_ms).min(STALLED_AFTER_MS_MAX);
-                peer.stalled_at_ms = now_ms + peer.patience_ms;
-                self.missed.extend(&peer.subscribed);
+            let is_moving = !has_more || peer.batches != peer.batches_seen;
+            match peer.stalled_at_ms.filter(|_| !is_moving) {
+                None => {
+                    peer.batches_seen = peer.batches;
+                    peer.patience_ms = STALLED_AFTER_MS;
+                    peer.stalled_at_ms = Some(now_ms + STALLED_AFTER_MS);
+                }
+                Some(at_ms) if now_ms >= at_ms => {
+                    peer.patience_ms = (2 * peer.patience_ms).min(STALLED_AFTER_MS_MAX);
+                    peer.stalled_at_ms = Some(now_ms + peer.patience_ms);
+                    self.missed.extend(&peer.subscribed);
+                }
+                Some(_) => {}
             }
         }
     }
