@@ -7,14 +7,15 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader};
 use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
 use meridian_replication::{
-    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, Subscribe, Upstreams, Vectors,
-    Watermark, route,
+    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, PeerView, RelayPlan, Router,
+    Subscribe, Upstreams, Vectors, Watermark,
 };
 
 use crate::{
+    lag::LagMeter,
     limits::{
-        RESUBSCRIBE_EVERY_MS, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX, SWEEP_EVERY_MS, SWEEP_SLOTS,
-        WATERMARK_EVERY_MS,
+        RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX,
+        SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
     },
     wire::PeerMessage,
 };
@@ -63,10 +64,10 @@ pub enum DataEffect {
 /// How far this region is behind a peer, and the peer behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerLag {
-    /// The peer's newest own record that is here is this much older than its newest, in ms.
+    /// How old the oldest of the peer's own records may be that is not here, in ms.
     pub behind_ms: u64,
-    /// This region's newest record that the peer has acknowledged is this much older than the
-    /// newest, in ms.
+    /// How old the oldest of this region's records may be that the peer has not acknowledged,
+    /// in ms.
     pub unacknowledged_ms: u64,
     /// The peer's physical clock minus this region's when its watermark came, in ms: includes
     /// the time on the way.
@@ -94,6 +95,8 @@ struct Peer {
     /// What it had when the session began: once we have that, we have caught up with it.
     target: Option<Vec<VersionVector>>,
     lag: PeerLag,
+    /// When something came from it last, by [`DataNode::listened_ms`].
+    heard_ms: u64,
 }
 
 /// The data of a region and what it knows of its peers.
@@ -105,12 +108,21 @@ pub struct DataNode {
     peers: BTreeMap<Origin, Peer>,
     /// The last word of each peer, kept over its sessions.
     acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
+    /// How far we are behind each peer, and each behind us; kept over its sessions.
+    meters: BTreeMap<Origin, [LagMeter; 2]>,
     origins: BTreeSet<Origin>,
+    router: Router,
+    /// The way to each peer and back, in milliseconds, as far as it was measured.
+    round_trips: BTreeMap<Origin, u64>,
     upstreams: Upstreams,
     /// Origins whose frames must be asked for again.
     missed: BTreeSet<Origin>,
     effects: Vec<DataEffect>,
+    /// How long this node has listened, in milliseconds: stands still when the node does.
+    listened_ms: u64,
+    ticked_ms: Option<u64>,
     watermark_due_ms: u64,
+    route_due_ms: u64,
     resubscribe_due_ms: u64,
     sweep_due_ms: u64,
     sweep_slot: u16,
@@ -135,11 +147,17 @@ impl DataNode {
             inbox: Inbox::new(),
             peers: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            meters: BTreeMap::new(),
             origins,
+            router: Router::new(RelayPlan::direct()),
+            round_trips: BTreeMap::new(),
             upstreams: Upstreams::new(),
             missed: BTreeSet::new(),
             effects: Vec::new(),
+            listened_ms: 0,
+            ticked_ms: None,
             watermark_due_ms: 0,
+            route_due_ms: 0,
             resubscribe_due_ms: 0,
             sweep_due_ms: 0,
             sweep_slot: 0,
@@ -172,6 +190,28 @@ impl DataNode {
         &self.inbox
     }
 
+    /// From whom whose frames are to come while all is well; from everybody directly until this
+    /// is called.
+    pub fn set_relay_plan(&mut self, plan: RelayPlan) {
+        self.router.set_plan(plan);
+    }
+
+    /// The way to each peer and back, in milliseconds, as measured.
+    pub fn set_round_trips(&mut self, round_trips: BTreeMap<Origin, u64>) {
+        self.round_trips = round_trips;
+    }
+
+    /// How often an origin was asked for by a second way while the first had a session.
+    #[must_use]
+    pub fn detours(&self) -> u64 {
+        self.router.detours
+    }
+
+    /// Origins whose frames come by another way than the plan's at the moment.
+    pub fn detoured(&self) -> impl Iterator<Item = Origin> {
+        self.router.detoured()
+    }
+
     /// What is to be done since the last call.
     pub fn take_effects(&mut self) -> Vec<DataEffect> {
         std::mem::take(&mut self.effects)
@@ -179,7 +219,8 @@ impl DataNode {
 
     /// A session with a peer began.
     pub fn peer_up(&mut self, peer: Origin, session: u64) {
-        self.peers.insert(peer, Peer { session, ..Peer::default() });
+        let heard_ms = self.listened_ms;
+        self.peers.insert(peer, Peer { session, heard_ms, ..Peer::default() });
         let hello = PeerMessage::Hello(self.hello());
         self.effects.push(DataEffect::Send { peer, session, message: hello });
     }
@@ -194,10 +235,10 @@ impl DataNode {
 
     /// A message of the control lane that concerns data. Subscriptions go to the shipper.
     pub fn message(&mut self, from: Origin, session: u64, message: PeerMessage) {
-        let current = self.peers.get(&from).is_some_and(|p| p.session == session);
-        if !current {
+        let Some(peer) = self.peers.get_mut(&from).filter(|p| p.session == session) else {
             return;
-        }
+        };
+        peer.heard_ms = self.listened_ms;
         let result = match message {
             PeerMessage::Hello(hello) => self.greet(from, &hello),
             PeerMessage::Watermark(watermark) => {
@@ -212,9 +253,11 @@ impl DataNode {
 
     /// A batch of frames. Commit afterwards.
     pub fn batch(&mut self, from: Origin, session: u64, bytes: &[u8]) {
-        let Some(peer) = self.peers.get(&from).filter(|p| p.session == session && p.greeted) else {
+        let current = |p: &&mut Peer| p.session == session && p.greeted;
+        let Some(peer) = self.peers.get_mut(&from).filter(current) else {
             return;
         };
+        peer.heard_ms = self.listened_ms;
         let number = peer.number;
         let result = Batch::decode(bytes).and_then(|batch| {
             if batch.number == number {
@@ -235,6 +278,8 @@ impl DataNode {
     /// the primary one now. Commit afterwards.
     pub fn tick(&mut self, now_ms: u64, primary: bool) {
         self.engine.environment_mut().primary = primary;
+        let passed_ms = now_ms.saturating_sub(self.ticked_ms.replace(now_ms).unwrap_or(now_ms));
+        self.listened_ms += passed_ms.min(UNHEARD_MS_MAX);
         if now_ms >= self.watermark_due_ms {
             self.watermark_due_ms = now_ms + WATERMARK_EVERY_MS;
             self.send_watermarks();
@@ -248,6 +293,9 @@ impl DataNode {
             self.find_stalled(now_ms);
             let missed = std::mem::take(&mut self.missed);
             self.reroute((!missed.is_empty()).then_some(&missed));
+        } else if now_ms >= self.route_due_ms {
+            self.route_due_ms = now_ms + ROUTE_EVERY_MS;
+            self.reroute(None);
         }
         if primary && now_ms >= self.sweep_due_ms {
             self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
@@ -354,16 +402,15 @@ impl DataNode {
             }
             behind |= !part.vector.dominates(theirs);
         }
-        let newest = |v: &[VersionVector], o: Origin| v.iter().map(|v| v.get(o)).max();
         let ours = self.engine.stage().vectors();
-        let age = |new: Option<Time>, old: Option<Time>| {
-            let (new, old) = (new.unwrap_or_default(), old.unwrap_or_default());
-            if new <= old { 0 } else { new.as_ms().saturating_sub(old.as_ms()) }
-        };
+        let [behind_it, behind_us] = self.meters.entry(from).or_default();
+        let behind_ms = behind_it.measure(from, now, &vectors, &ours);
+        let my_now = self.engine.stage().clock().now();
+        let unacknowledged_ms = behind_us.measure(me, my_now, &ours, &vectors);
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.lag = PeerLag {
-                behind_ms: age(newest(&vectors, from), newest(&ours, from)),
-                unacknowledged_ms: age(newest(&ours, me), newest(&vectors, me)),
+                behind_ms,
+                unacknowledged_ms,
                 clock_offset_ms: mark.physical_ms as i64 - physical as i64,
             };
             if peer.vectors.is_empty() {
@@ -495,13 +542,16 @@ impl DataNode {
     fn reroute(&mut self, again: Option<&BTreeSet<Origin>>) {
         let me = self.engine.stage().me();
         let mine = self.engine.stage().vectors();
-        let up: BTreeMap<Origin, Vec<VersionVector>> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.greeted)
-            .map(|(o, p)| (*o, p.vectors.clone()))
-            .collect();
-        self.upstreams = route(me, &self.origins, &mine, &up, &self.upstreams);
+        let view = |(peer, state): (&Origin, &Peer)| {
+            let view = PeerView {
+                silent_ms: self.listened_ms - state.heard_ms,
+                round_trip_ms: self.round_trips.get(peer).copied().unwrap_or(0),
+                vectors: state.vectors.clone(),
+            };
+            (*peer, view)
+        };
+        let up = self.peers.iter().filter(|(_, p)| p.greeted).map(view).collect();
+        self.upstreams = self.router.route(self.listened_ms, me, &self.origins, &mine, &up);
         for (peer, origins) in self.upstreams.clone() {
             let Some(state) = self.peers.get_mut(&peer) else { continue };
             let missed = again.is_some_and(|again| !again.is_disjoint(&origins));

@@ -9,6 +9,7 @@
 mod checkpoint;
 mod control;
 mod data;
+mod lag;
 pub mod limits;
 mod recovery;
 mod shipper;

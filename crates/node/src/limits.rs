@@ -13,6 +13,13 @@ pub const STALLED_AFTER_MS: u64 = 2_000;
 /// See [`STALLED_AFTER_MS`].
 pub const STALLED_AFTER_MS_MAX: u64 = 32_000;
 
+/// Upstreams are chosen again this often, in milliseconds.
+pub const ROUTE_EVERY_MS: u64 = 50;
+
+/// The most that a peer's silence grows between two looks, in milliseconds: when this node itself
+/// stood still for longer, it has not listened.
+pub const UNHEARD_MS_MAX: u64 = 100;
+
 /// Slots whose expired keys are looked for in one sweep.
 pub const SWEEP_SLOTS: u16 = 256;
 

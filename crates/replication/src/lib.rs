@@ -1,8 +1,8 @@
 //! One session per peer: subscribe, ship, receive, gate.
 //!
 //! Replication is driven by the receiver. For every origin a node subscribes to one upstream: the
-//! origin itself when it can be reached, else any peer that is ahead, so a cut link heals through
-//! a third region ([`route`]). The sender is a cursor into its own log ([`Sender`]): a slow peer
+//! origin itself or, in a large cluster, a relay ([`RelayPlan`]); when that is silent, any peer
+//! that is ahead as well, so a cut link heals through a third region ([`Router`]). The sender is a cursor into its own log ([`Sender`]): a slow peer
 //! costs disk, never memory. What arrives waits in the [`Inbox`] until everything that its author
 //! had seen is applied.
 
@@ -10,11 +10,13 @@ mod admission;
 mod inbox;
 pub mod limits;
 mod message;
+mod relay;
 mod router;
 mod sender;
 
 pub use admission::{Admission, admit};
 pub use inbox::{Inbox, InboxEvent, Lenience};
 pub use message::{Batch, Hello, PROTOCOL_VERSION, Subscribe, Vectors, Watermark};
-pub use router::{Upstreams, route};
+pub use relay::{RelayPlan, Trees, relay_trees};
+pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};

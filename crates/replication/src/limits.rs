@@ -21,4 +21,28 @@ pub const MAX_LOG_MARKS: usize = 4096;
 /// A new mark is set after this much log.
 pub const MARK_EVERY_BYTES: u64 = 8 << 20;
 
+/// A peer of which nothing was heard for so long and its round trip is silent, in milliseconds:
+/// four times the interval of watermarks. A lost one comes again after about a round trip.
+pub const SILENT_AFTER_MS: u64 = 400;
+
+/// An upstream that brings nothing of an origin for so long while another peer has more gets
+/// company, in milliseconds. Longer than any round trip.
+pub const STUCK_AFTER_MS: u64 = 2_000;
+
+/// An upstream that was silent is trusted alone again when it was heard for so long, in
+/// milliseconds.
+pub const RETURN_AFTER_MS: u64 = 1_000;
+
+/// To how many others a region sends the frames of one origin unless the topology says otherwise:
+/// up to eight regions everybody is fed directly.
+pub const RELAY_FANOUT: usize = 7;
+
+/// What a relay adds to the way of a frame, in milliseconds: it syncs before it sends (rule R6).
+pub const RELAY_HOP_MS: u64 = 4;
+
+/// By how much farther away a region seems in the relay trees when it feeds as many streams as it
+/// would if there were none, in milliseconds.
+pub const RELAY_LOAD_MS: u64 = 20;
+
 const _: () = assert!(BATCH_TARGET_BYTES < MAX_BATCH_BYTES);
+const _: () = assert!(SILENT_AFTER_MS < STUCK_AFTER_MS);
