@@ -207,11 +207,6 @@ impl DataNode {
         self.router.detours
     }
 
-    /// Origins whose frames come by another way than the plan's at the moment.
-    pub fn detoured(&self) -> impl Iterator<Item = Origin> {
-        self.router.detoured()
-    }
-
     /// What is to be done since the last call.
     pub fn take_effects(&mut self) -> Vec<DataEffect> {
         std::mem::take(&mut self.effects)

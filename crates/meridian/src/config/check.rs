@@ -37,6 +37,7 @@ impl ClusterFile {
         self.check_regions()?;
         self.check_dns()?;
         self.check_distances()?;
+        self.replication.check()?;
         self.check_storage()?;
         ensure!(self.limits.max_clients >= CLIENTS_MIN, "limits.max_clients: at least one");
         self.check_names("failover.priority", &self.failover.priority)?;

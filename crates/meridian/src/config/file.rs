@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::replication::ReplicationSection;
 use super::size::Size;
 
 /// The topology that is used where none is given: three regions on this machine.
@@ -36,6 +37,9 @@ pub struct ClusterFile {
     /// Who may be primary, and how patient everybody is.
     #[serde(default)]
     pub failover: FailoverSection,
+    /// How regions feed each other.
+    #[serde(default)]
+    pub replication: ReplicationSection,
     /// Durability and disk.
     #[serde(default)]
     pub storage: Storage,

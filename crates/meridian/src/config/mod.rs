@@ -10,6 +10,7 @@ mod file;
 mod node;
 mod parts;
 mod paths;
+mod replication;
 mod secret;
 mod size;
 

@@ -22,7 +22,7 @@ use super::node::NodeConfig;
 
 /// Assumed between regions whose distance the file does not tell, in milliseconds: most of a way
 /// round the earth.
-const UNKNOWN_ROUND_TRIP_MS: u64 = 200;
+pub(super) const UNKNOWN_ROUND_TRIP_MS: u64 = 200;
 
 impl Region {
     /// Under which `host:port` the others reach this region's mesh.

@@ -217,6 +217,7 @@ impl Executor {
                 let _ = reply.send(snapshot);
             }
             ToExecutor::Info(info) => self.node.engine_mut().environment_mut().info = info,
+            ToExecutor::RoundTrips(measured) => self.node.set_round_trips(measured),
             ToExecutor::Stop => self.stop = true,
         }
         Ok(())

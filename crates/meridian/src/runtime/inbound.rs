@@ -40,6 +40,8 @@ pub enum ToExecutor {
     Snapshot(oneshot::Sender<Snapshot>),
     /// Sections for INFO.
     Info(Info),
+    /// The way to each peer and back, in milliseconds.
+    RoundTrips(BTreeMap<Origin, u64>),
     /// Finish.
     Stop,
 }

@@ -156,8 +156,10 @@ impl Node {
         let (max_clients, max_output) =
             (limits.max_clients as usize, limits.client_output.0 as usize);
         let syncer = Arc::new(opened.syncer);
+        let mut node = DataNode::new(engine, data);
+        node.set_relay_plan(config.cluster.relay_plan(me.0));
         let executor = Executor::new(Parts {
-            node: DataNode::new(engine, data),
+            node,
             log: opened.writer,
             clients: clients::Clients::new(listener, max_clients, max_output),
             poll,

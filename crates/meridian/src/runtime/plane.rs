@@ -1,12 +1,14 @@
 //! The control plane's task: heartbeats, Raft, checks, and what follows from a decision.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use meridian_clock::Origin;
 use meridian_dns::DnsHandle;
 use meridian_failover::{
     CheckReport, ControlState, DnsTable, Health, RegionView, StepOutcome, Topology,
@@ -105,6 +107,7 @@ impl Plane {
                 informed = Instant::now();
                 // For INFO only: what finds no room will be said again.
                 self.executor.offer_now(ToExecutor::Info(self.info()));
+                self.executor.offer_now(ToExecutor::RoundTrips(self.round_trips()));
             }
         }
     }
@@ -132,6 +135,15 @@ impl Plane {
             ));
         }
         Info::from([("Regions".to_owned(), lines)])
+    }
+
+    /// As measured, by peer with a session.
+    fn round_trips(&self) -> BTreeMap<Origin, u64> {
+        let measured = |peer: &u16| {
+            let ms = self.mesh.rtt(*peer)?.as_millis() as u64;
+            Some((Origin(*peer), ms))
+        };
+        self.peers.iter().filter_map(measured).collect()
     }
 
     fn now_ms(&self) -> u64 {

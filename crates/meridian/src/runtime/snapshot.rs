@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub lags: BTreeMap<u16, PeerLag>,
     /// Whom this region asks for whose frames.
     pub upstreams: BTreeMap<u16, Vec<u16>>,
+    /// How often a second way was taken while the first had a session.
+    pub detours: u64,
     /// This region has what its peers had.
     pub caught_up: bool,
     /// A digest of the vectors: equal where the same operations are applied.
@@ -90,6 +92,7 @@ impl Snapshot {
             residue: partitions.map(|p| stage.partition(p).residue() as u64).sum(),
             lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
+            detours: node.detours(),
             caught_up: node.is_caught_up(),
             vectors_digest: vectors_digest(&stage.vectors()),
         }

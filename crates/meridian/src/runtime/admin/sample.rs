@@ -135,6 +135,7 @@ fn snapshot() -> Snapshot {
             (2, PeerLag::default()),
         ]),
         upstreams: BTreeMap::from([(1, vec![1, 2])]),
+        detours: 6,
         caught_up: true,
         vectors_digest: 0xabc,
     }

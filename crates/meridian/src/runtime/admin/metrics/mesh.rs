@@ -6,7 +6,7 @@ use meridian_mesh::{PeerStats, Traffic};
 use prometheus_client::registry::Unit;
 
 use super::super::facts::Facts;
-use super::{Labels, Out, flag, labels, whole};
+use super::{Labels, Out, flag, known, labels, whole};
 
 pub(super) fn export(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
     sessions(facts, out)?;
@@ -60,6 +60,13 @@ fn sessions(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
         None,
         "1 if the region's frames are asked for at the peer",
         upstreams,
+    )?;
+    out.counter(
+        "meridian_replication_detours",
+        None,
+        "Times that a region's frames were asked for at a second peer because the first was silent \
+         or brought nothing",
+        known(facts.snapshot.as_deref().map(|s| s.detours)),
     )
 }
 
@@ -73,14 +80,13 @@ fn lag(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
     out.gauge(
         "meridian_replication_lag",
         Some(Unit::Seconds),
-        "How much older the peer's newest write that is here is than its newest one",
+        "How old the oldest of the peer's writes may be that is not here",
         series(|lag| whole(lag.behind_ms)),
     )?;
     out.gauge(
         "meridian_replication_unacknowledged",
         Some(Unit::Seconds),
-        "How much older this region's newest write that the peer has acknowledged is than the \
-         newest one",
+        "How old the oldest of this region's writes may be that the peer has not acknowledged",
         series(|lag| whole(lag.unacknowledged_ms)),
     )?;
     out.gauge(
