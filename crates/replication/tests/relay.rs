@@ -165,7 +165,7 @@ impl Net {
         region.upstreams = region.router.route(now * STEP_MS, origin(me), &origins, &mine, &peers);
         let mut asks = Vec::new();
         for (peer, origins) in &region.upstreams {
-            let end = region.ends.get_mut(&usize::from(peer.0)).unwrap();
+            let end = region.ends.get_mut(&usize::from(peer.0)).expect("a peer");
             if end.asked != *origins {
                 end.asked.clone_from(origins);
                 asks.push((usize::from(peer.0), origins.clone(), region.vector.clone()));
