@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_keyspace::{Durability, Engine, SLOTS, Stage};
+use meridian_keyspace::{Durability, Engine, Stage};
 use meridian_resp::{ReplyLimits, ReplyParser, Value};
 use meridian_store::LogPosition;
 
@@ -90,7 +90,7 @@ impl Observer {
 
 /// The digest of everything that is held, slot by slot.
 pub(crate) fn digest(stage: &mut Stage) -> Vec<(u16, u64)> {
-    let digests = (0..SLOTS).map(|slot| (slot, stage.slot_digest(slot)));
+    let digests = stage.occupied_slots().map(|slot| (slot, stage.slot_digest(slot)));
     digests.filter(|(_, digest)| *digest != 0).collect()
 }
 

@@ -19,6 +19,7 @@ mod partition;
 mod slot;
 mod stage;
 mod table;
+mod tables;
 
 pub use ablations::Ablations;
 pub use client::{Client, ClientId};

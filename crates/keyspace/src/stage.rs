@@ -16,8 +16,9 @@ use crate::{
     limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS, MAX_CUT_BYTES},
     mirror::MIRROR_PREFIX,
     partition::Partition,
-    slot::{SLOTS, slot_of},
+    slot::slot_of,
     table::SlotTable,
+    tables::Tables,
 };
 
 /// What a stage must know.
@@ -56,7 +57,7 @@ pub struct Stage {
     ablations: Ablations,
     clock: HybridClock,
     parts: Vec<Partition>,
-    tables: Vec<SlotTable>,
+    tables: Tables,
     /// The entry that is being filled, with room for its header in front.
     entry: Vec<u8>,
     /// Frames of this commit, for the vectors that it will make durable.
@@ -83,7 +84,7 @@ impl Stage {
             ablations: config.ablations,
             clock: HybridClock::new(Time::ZERO),
             parts: vec![Partition::default(); usize::from(config.partitions)],
-            tables: vec![SlotTable::new(config.seed); usize::from(SLOTS)],
+            tables: Tables::new(config.seed),
             entry: vec![0; ENTRY_HEADER_BYTES],
             advanced: Vec::new(),
             open: Vec::new(),
@@ -138,9 +139,14 @@ impl Stage {
         &self.tables[usize::from(slot)]
     }
 
+    /// Slots that may hold something, in order.
+    pub fn occupied_slots(&self) -> impl Iterator<Item = u16> + use<> {
+        self.tables.slots().map(|slot| slot as u16)
+    }
+
     /// The digest of one slot.
     pub fn slot_digest(&mut self, slot: u16) -> u64 {
-        self.tables[usize::from(slot)].digest()
+        self.tables.digest(usize::from(slot))
     }
 
     /// The partition of a key.
@@ -410,7 +416,7 @@ impl Stage {
         let me = self.me;
         // What was noted on the way was noted with vectors older than the checkpoint's cells.
         self.parts.iter_mut().for_each(Partition::forget_residue);
-        for slot in 0..SLOTS {
+        for slot in self.occupied_slots() {
             let mut found = Vec::new();
             for (key, object) in self.tables[usize::from(slot)].iter() {
                 if object.has_mixed_types() && self.conflicts.len() < MAX_CONFLICT_KEYS {
