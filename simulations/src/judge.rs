@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meridian_clock::VersionVector;
 use meridian_keyspace::Stage;
-use meridian_store::{CrashModel, MemoryStorage};
+use meridian_store::CrashModel;
 
 use crate::{
     observe::{Observer, digest},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// After everything has healed the world settles within this time, in microseconds.
-const PATIENCE_US: u64 = 60 * SECOND;
+pub(crate) const PATIENCE_US: u64 = 60 * SECOND;
 
 /// What the control planes have agreed on.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(crate) struct Agreement {
 impl World {
     /// At most one region takes itself for the primary; what was agreed stays agreed.
     pub(crate) fn check_primaries(&mut self) -> Result<(), String> {
-        if !self.plan.control {
+        if self.plan.control() == 0 {
             return Ok(());
         }
         let primaries: Vec<usize> =
@@ -76,13 +76,15 @@ impl World {
 
     /// Looks at one region: what it shows, and what a new process would make of its disk.
     pub(crate) fn look(&mut self) -> Result<(), String> {
-        let next_us = self.judges.range(1, 2 * self.plan.look_us);
+        let next_us = self.judges.range(1, 2 * self.plan.look_us());
         self.later(next_us, Event::Look);
         let place = self.judges.below(self.places.len());
         if self.places[place].process.is_none() {
             return Ok(());
         }
         self.counts.looks += 1;
+        let relayed = self.places[place].process.as_ref().is_some_and(Region::is_relayed);
+        self.counts.relays += u64::from(relayed);
         let stable = self.stable();
         self.history.prune(&stable);
         self.end_turn(place)?;
@@ -166,6 +168,9 @@ impl World {
     fn check_restart(&mut self, place: usize) -> Result<(), String> {
         let machine = self.judges.chance(500);
         let here = &mut self.places[place];
+        if here.rotten || here.honest.is_some() {
+            return Ok(());
+        }
         let Some(process) = &mut here.process else { return Ok(()) };
         let model = if machine {
             let log_bytes = self.judges.below(process.storage.unsynced() + 1);
@@ -174,7 +179,7 @@ impl World {
         } else {
             CrashModel::Process
         };
-        let disk: MemoryStorage = process.storage.clone().crash(model);
+        let disk = process.storage.clone().reopen(model).map_err(|e| e.to_string())?;
         let mut twin = Region::start(here.config.clone(), disk)?;
         let physical_us = here.clocks.physical_us(self.now_us);
         twin.node.engine_mut().set_physical_us(physical_us);
@@ -194,6 +199,9 @@ impl World {
 
     /// After everything has healed: true when everything has settled as it must.
     pub(crate) fn verdict(&mut self) -> Result<bool, String> {
+        if self.probing() {
+            return self.part_verdict().map(|()| false);
+        }
         for place in 0..self.places.len() {
             self.end_turn(place)?;
         }
@@ -203,7 +211,7 @@ impl World {
                 self.check_promises()?;
                 Ok(true)
             }
-            Some(why) if self.now_us > self.plan.active_us + PATIENCE_US => {
+            Some(why) if self.now_us > self.healed_us + PATIENCE_US => {
                 Err(format!("does not settle: {why}"))
             }
             Some(_) => {
@@ -226,14 +234,14 @@ impl World {
                 let (a, b) = (first.vectors(), process.vectors());
                 return Some(format!("vectors of 0 and {index} differ:\n  {a:?}\n  {b:?}"));
             }
-            for number in 0..self.plan.partitions {
+            for number in 0..self.plan.partitions() as u16 {
                 let waiting = process.node.engine().stage().partition(number).residue();
                 if waiting > 0 {
                     return Some(format!("region {index} keeps {waiting} empty counter rows"));
                 }
             }
         }
-        if self.plan.control {
+        if self.plan.control() > 0 {
             return self.control_unsettled(&processes);
         }
         None

@@ -11,6 +11,7 @@ mod ablation;
 mod client;
 mod clocks;
 mod control_log;
+mod disk;
 mod history;
 mod judge;
 mod lockstep;
@@ -21,7 +22,9 @@ mod plan;
 mod queue;
 mod random;
 mod region;
+mod shrink;
 mod spec;
+mod swarm;
 mod trace;
 mod workload;
 mod world;
@@ -30,24 +33,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use ablation::Ablation;
 pub use outcome::{Counts, Failure, Report};
+pub use plan::Plan;
+pub use shrink::shrink;
 
-/// Runs one seed. `sink` takes a line for everything that happens.
+/// Runs a plan. `sink` takes a line for everything that happens.
 ///
 /// # Errors
 /// [`Failure`]: a judge found something, or the code under test panicked.
-pub fn simulate(
-    seed: u64,
-    ablation: Option<Ablation>,
-    sink: Option<fn(&str)>,
-) -> Result<Report, Failure> {
-    let fail = |what| Failure { seed, ablation, at_us: 0, what, tail: Vec::new() };
-    let run = || match world::World::new(seed, ablation, sink) {
+pub fn simulate(plan: &Plan, sink: Option<fn(&str)>) -> Result<Report, Box<Failure>> {
+    let fail = |what| {
+        let failure =
+            Failure { plan: plan.clone(), at_us: 0, what, tail: Vec::new(), strikes: Vec::new() };
+        Err(Box::new(failure))
+    };
+    let run = || match world::World::new(plan.clone(), sink) {
         Ok(world) => world.run(),
-        Err(what) => Err(fail(what)),
+        Err(what) => fail(what),
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        Err(fail(format!("panicked: {}", text.unwrap_or_default())))
+        fail(format!("panicked: {}", text.unwrap_or_default()))
     })
 }

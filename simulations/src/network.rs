@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    plan::{MS, Weather},
-    random::Random,
+    plan::{MS, Plan, Weather, direction},
+    random::{Random, Stream},
 };
 
 /// Two regions, the smaller index first.
@@ -59,6 +59,8 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Network {
     weather: Vec<Vec<Weather>>,
+    /// By direction: where its delays and losses come from.
+    randoms: Vec<Vec<Random>>,
     sessions: BTreeMap<Pair, Session>,
     /// Directions through which nothing passes: from, to.
     cuts: BTreeSet<(usize, usize)>,
@@ -71,8 +73,14 @@ pub(crate) fn pair(a: usize, b: usize) -> Pair {
 }
 
 impl Network {
-    pub fn new(weather: Vec<Vec<Weather>>) -> Network {
-        Network { weather, sessions: BTreeMap::new(), cuts: BTreeSet::new(), numbers: 0 }
+    pub fn new(plan: &Plan) -> Network {
+        let regions = plan.regions() as usize;
+        let weather = |from| (0..regions).map(|to| plan.weather(from, to)).collect();
+        let random = |from, to| plan.stream(Stream::Network, direction(from, to));
+        let randoms = |from| (0..regions).map(|to| random(from, to)).collect();
+        let weather = (0..regions).map(weather).collect();
+        let randoms = (0..regions).map(randoms).collect();
+        Network { weather, randoms, sessions: BTreeMap::new(), cuts: BTreeSet::new(), numbers: 0 }
     }
 
     /// The longest way there and back, in milliseconds.
@@ -90,9 +98,9 @@ impl Network {
     }
 
     /// How long a message takes now.
-    pub fn delay_us(&self, from: usize, to: usize, random: &mut Random) -> u64 {
+    pub fn delay_us(&mut self, from: usize, to: usize) -> u64 {
         let weather = &self.weather[from][to];
-        weather.delay_us + random.range(0, weather.jitter_us)
+        weather.delay_us + self.randoms[from][to].range(0, weather.jitter_us)
     }
 
     /// Whether the direction is cut.
@@ -191,9 +199,8 @@ impl Network {
         number: u64,
         lane: Lane,
         bytes: Vec<u8>,
-        random: &mut Random,
     ) -> Option<Arrival> {
-        let delay_us = self.delay_us(from, to, random);
+        let delay_us = self.delay_us(from, to);
         let pair = pair(from, to);
         let session = self.current(pair, number).filter(|s| !s.broken)?;
         let pipe = session.pipes.entry((from, lane)).or_default();
@@ -233,10 +240,10 @@ impl Network {
 
     /// What waits on the lanes of a pair since a cut, or since before the receiver knew of the
     /// session: new arrivals for all of it.
-    pub fn resume(&mut self, now_us: u64, pair: Pair, random: &mut Random) -> Vec<Arrival> {
+    pub fn resume(&mut self, now_us: u64, pair: Pair) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         let ways = [(pair.0, pair.1), (pair.1, pair.0)];
-        let delays = ways.map(|(from, to)| (from, self.delay_us(from, to, random)));
+        let delays = ways.map(|(from, to)| (from, self.delay_us(from, to)));
         let Some(session) = self.sessions.get_mut(&pair).filter(|s| !s.broken) else {
             return arrivals;
         };
@@ -254,18 +261,14 @@ impl Network {
     }
 
     /// When a datagram arrives: never, once or twice.
-    pub fn datagram(
-        &self,
-        now_us: u64,
-        (from, to): (usize, usize),
-        random: &mut Random,
-    ) -> Vec<u64> {
-        let weather = &self.weather[from][to];
-        if !self.is_connected(pair(from, to)) || random.chance(weather.loss) {
+    pub fn datagram(&mut self, now_us: u64, (from, to): (usize, usize)) -> Vec<u64> {
+        let is_connected = self.is_connected(pair(from, to));
+        let (weather, random) = (&self.weather[from][to], &mut self.randoms[from][to]);
+        if !is_connected || random.chance(weather.loss) {
             return Vec::new();
         }
         let copies = if random.chance(weather.duplicates) { 2 } else { 1 };
-        (0..copies).map(|_| now_us + self.delay_us(from, to, random)).collect()
+        (0..copies).map(|_| now_us + self.delay_us(from, to)).collect()
     }
 
     /// The pair's session, if it is still this one.

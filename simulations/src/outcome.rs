@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::ablation::Ablation;
+use crate::{
+    plan::{Plan, Strike},
+    region::Region,
+};
 
 /// What happened in a run, to see that what should be simulated was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,52 @@ pub struct Counts {
     pub sweeps: u64,
     /// Times that the primary role was taken over.
     pub takeovers: u64,
+    /// Regions cut off from all others.
+    pub isolations: u64,
+    /// Disks told to refuse a step.
+    pub io_errors: u64,
+    /// Processes that ended in an append.
+    pub failed_appends: u64,
+    /// Processes that ended in a sync.
+    pub failed_syncs: u64,
+    /// Processes that ended in a step of a checkpoint.
+    pub failed_checkpoints: u64,
+    /// Processes that ended while they let go of log.
+    pub failed_releases: u64,
+    /// Processes that ended because they found damage.
+    pub failed_reads: u64,
+    /// Disks that filled up.
+    pub full_disks: u64,
+    /// Bits that changed on a disk.
+    pub rots: u64,
+    /// Regions that began again from nothing.
+    pub rebirths: u64,
+    /// Machines whose lying disk lost something.
+    pub betrayals: u64,
+    /// Runs in which a part had to go on alone.
+    pub partial_heals: u64,
+    /// Torn tails that were cut off.
+    pub torn_tails: u64,
+    /// Starts from a checkpoint and from log after it.
+    pub restarts_from_both: u64,
+    /// Times that log was let go.
+    pub releases: u64,
+    /// Times that log was let go while a peer was away.
+    pub releases_without_a_peer: u64,
+    /// Subscriptions after the first of a session.
+    pub resubscriptions: u64,
+    /// Frames that left a gap and were asked for again.
+    pub gaps: u64,
+    /// Frames that were here already.
+    pub duplicates: u64,
+    /// Frames dropped because too much waited.
+    pub overflows: u64,
+    /// Frames held because they lay too far in the future.
+    pub futures: u64,
+    /// Looks that found an origin fed by a third region.
+    pub relays: u64,
+    /// Empty counter rows collected.
+    pub residues: u64,
 }
 
 /// A run that ended well.
@@ -61,16 +110,16 @@ pub struct Report {
 /// A run that did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its seed.
-    pub seed: u64,
-    /// The rule that was off.
-    pub ablation: Option<Ablation>,
+    /// What was run.
+    pub plan: Plan,
     /// When, in microseconds of virtual time.
     pub at_us: u64,
     /// What a judge found.
     pub what: String,
     /// The plan and the last faults before it.
     pub tail: Vec<String>,
+    /// The faults that struck.
+    pub(crate) strikes: Vec<Strike>,
 }
 
 impl fmt::Display for Failure {
@@ -79,12 +128,8 @@ impl fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         let at_ms = self.at_us as f64 / 1000.0;
-        writeln!(f, "seed {} failed at {at_ms:.3} ms: {}", self.seed, self.what)?;
-        write!(f, "replay it with: make simulate SEED={}", self.seed)?;
-        match self.ablation {
-            Some(ablation) => write!(f, " ARGS='--ablation {}'", ablation.name()),
-            None => Ok(()),
-        }
+        writeln!(f, "seed {} failed at {at_ms:.3} ms: {}", self.plan.seed(), self.what)?;
+        write!(f, "replay it with: meridian-simulate --replay '{}'", self.plan)
     }
 }
 
@@ -96,6 +141,15 @@ impl Counts {
         for ((_, mine), (_, theirs)) in self.fields_mut().into_iter().zip(other.fields()) {
             *mine += theirs;
         }
+    }
+
+    /// Adds what a process has counted in its life.
+    pub(crate) fn harvest(&mut self, process: &Region) {
+        let (node, inbox) = (&process.node, process.node.inbox());
+        self.gaps += inbox.gaps;
+        self.duplicates += inbox.duplicates;
+        self.overflows += inbox.overflows;
+        self.futures += node.frames_from_the_future;
     }
 
     /// Every count with its name.
@@ -125,6 +179,29 @@ impl Counts {
             ("checkpoints", &mut self.checkpoints),
             ("keys reclaimed", &mut self.sweeps),
             ("takeovers", &mut self.takeovers),
+            ("isolations", &mut self.isolations),
+            ("disk refusals", &mut self.io_errors),
+            ("deaths in an append", &mut self.failed_appends),
+            ("deaths in a sync", &mut self.failed_syncs),
+            ("deaths in a checkpoint", &mut self.failed_checkpoints),
+            ("deaths in a release", &mut self.failed_releases),
+            ("deaths over damage", &mut self.failed_reads),
+            ("full disks", &mut self.full_disks),
+            ("bits rotten", &mut self.rots),
+            ("rebirths from nothing", &mut self.rebirths),
+            ("betrayals by a disk", &mut self.betrayals),
+            ("partial heals", &mut self.partial_heals),
+            ("torn tails cut", &mut self.torn_tails),
+            ("starts from checkpoint and log", &mut self.restarts_from_both),
+            ("log releases", &mut self.releases),
+            ("log releases with a peer away", &mut self.releases_without_a_peer),
+            ("resubscriptions", &mut self.resubscriptions),
+            ("gaps pulled", &mut self.gaps),
+            ("duplicates dropped", &mut self.duplicates),
+            ("inbox overflows", &mut self.overflows),
+            ("future frames held", &mut self.futures),
+            ("relays", &mut self.relays),
+            ("counter rows collected", &mut self.residues),
         ]
     }
 }

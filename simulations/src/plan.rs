@@ -1,22 +1,23 @@
 //! What kind of run a seed is: how many regions, which faults, what clients do.
 //!
-//! Every fault is on in some runs and off in others (swarm testing: Groce et al., "Swarm
-//! Testing", 2012): a run that has everything on at once hides what one fault alone would show.
+//! A plan is a list of numbers, so that it can be written down in one line, read back, kept for
+//! ever and made smaller one number at a time ([`crate::shrink`]). What differs between regions or
+//! links is drawn from streams of their own when it is needed.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use meridian_keyspace::Durability;
 
-use crate::random::{Random, Stream};
+use crate::{
+    ablation::Ablation,
+    random::{Random, Stream},
+    swarm,
+};
 
 /// One millisecond in microseconds.
 pub(crate) const MS: u64 = 1000;
 /// One second in microseconds.
 pub(crate) const SECOND: u64 = 1000 * MS;
-
-/// About the most commands of a run: more of them take longer and find no more.
-const MAX_COMMANDS: u64 = 700;
-
-/// How often something happens: the mean time between two, or never.
-pub(crate) type Every = Option<u64>;
 
 /// A link's weather, one way.
 #[derive(Clone, Copy, Debug)]
@@ -24,57 +25,70 @@ pub(crate) struct Weather {
     pub delay_us: u64,
     pub jitter_us: u64,
     /// Datagrams lost, in a thousand.
-    pub loss: u32,
+    pub loss: u64,
     /// Datagrams that arrive twice, in a thousand.
-    pub duplicates: u32,
+    pub duplicates: u64,
     /// Bytes under way on the live lane before the sender has to wait.
     pub window_bytes: usize,
 }
 
-/// Which faults strike, and how often each strikes somewhere.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Faults {
+/// What strikes. Every kind has a mean time between two strikes in the plan; never, if it is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
     /// A session ends for no reason.
-    pub session_break: Every,
+    SessionBreak,
     /// A link is cut, in one direction or both.
-    pub cut: Every,
+    Cut,
+    /// All links of a region are cut.
+    Isolation,
     /// A process dies and comes back.
-    pub process_crash: Every,
+    ProcessCrash,
     /// A machine dies and comes back: what was not synced is lost in part.
-    pub machine_crash: Every,
-    /// How long what died stays away at most.
-    pub away_us: u64,
-    /// A region is set back to an older copy of itself, under a new ordinal.
-    pub restore: bool,
+    MachineCrash,
+    /// A process dies in the middle of one of the next steps of its disk: before it, half-way, or
+    /// when it is done and nobody knows.
+    StepCrash,
+    /// The disk refuses one of the next steps.
+    IoError,
+    /// The disk refuses everything that needs room, for a while.
+    DiskFull,
+    /// A byte that was on disk changes.
+    BitRot,
+    /// A disk says that it has synced and has not; then the machine dies.
+    LyingSync,
     /// A process stands still for a while.
-    pub pause: Every,
+    Pause,
     /// The time of day is set to something else.
-    pub clock_jump: Every,
-    /// By how much at most.
-    pub clock_jump_us: u64,
-    /// Batches that the receiver drops because it is busy, in a thousand.
-    pub inbound_drops: u32,
-    /// Control messages that the sender drops because its queue is full, in a thousand.
-    pub outbound_drops: u32,
+    ClockJump,
+    /// A copy of a region's disk is put aside.
+    BackUp,
+    /// A region is set back to its copy, under a new ordinal.
+    Restore,
 }
 
-/// What a run's clients do.
-#[derive(Clone, Debug)]
-pub(crate) struct Mix {
-    /// Clients in each region.
-    pub clients: usize,
-    /// Mean time between two commands of a client.
-    pub think_us: u64,
-    /// The families of keys that are in use, each as often as it stands here.
-    pub families: Vec<Family>,
-    /// Keys of each family.
-    pub keys: u64,
-    /// Commands that read, in a thousand.
-    pub reads: u32,
-    /// Longest time to live.
-    pub ttl_ms: u64,
-    /// Transactions, in a thousand.
-    pub transactions: u32,
+impl Fault {
+    /// Every kind, with the name that it has in a plan.
+    pub const ALL: [(&'static str, Fault); 14] = [
+        ("break", Fault::SessionBreak),
+        ("cut", Fault::Cut),
+        ("isolate", Fault::Isolation),
+        ("process-crash", Fault::ProcessCrash),
+        ("machine-crash", Fault::MachineCrash),
+        ("step-crash", Fault::StepCrash),
+        ("io-error", Fault::IoError),
+        ("disk-full", Fault::DiskFull),
+        ("bit-rot", Fault::BitRot),
+        ("lying-sync", Fault::LyingSync),
+        ("pause", Fault::Pause),
+        ("clock-jump", Fault::ClockJump),
+        ("backup", Fault::BackUp),
+        ("restore", Fault::Restore),
+    ];
+
+    /// Its name in a plan.
+    pub fn name(self) -> &'static str {
+        Fault::ALL.iter().find(|(_, fault)| *fault == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// What a key is used for.
@@ -96,170 +110,397 @@ pub(crate) enum Family {
     Pairs,
 }
 
-/// All that a seed decides in advance.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub regions: usize,
-    pub partitions: u16,
-    /// By region.
-    pub durability: Vec<Durability>,
-    /// How long clients write and faults strike.
-    pub active_us: u64,
+impl Family {
+    /// Every one, with the name that it has in a plan.
+    pub const ALL: [(&'static str, Family); 7] = [
+        ("strings", Family::Strings),
+        ("counters", Family::Counters),
+        ("hashes", Family::Hashes),
+        ("sets", Family::Sets),
+        ("mortals", Family::Mortals),
+        ("mixed", Family::Mixed),
+        ("pairs", Family::Pairs),
+    ];
+}
+
+/// A strike of a fault: the kind, and how many of the kind were before it.
+pub(crate) type Strike = (Fault, u64);
+
+/// All that is decided in advance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    numbers: [u64; NUMBERS.len()],
+    pub(crate) families: Vec<Family>,
+    /// Strikes that do not happen.
+    pub(crate) skipped: BTreeSet<Strike>,
+    /// The rule that is off.
+    pub(crate) off: Option<Ablation>,
+}
+
+macro_rules! numbers {
+    ($( $(#[$doc:meta])* $field:ident $setter:ident $name:literal = $calm:expr; )*) => {
+        /// The names of all numbers, and what each is in a run in which nothing goes wrong.
+        pub(crate) const NUMBERS: [(&str, u64); [$($name),*].len()] = [$(($name, $calm)),*];
+
+        #[allow(non_camel_case_types, clippy::enum_variant_names)]
+        enum Index { $($field),* }
+
+        #[allow(dead_code, reason = "times of faults are looked up by the fault's name")]
+        impl Plan {
+            $(
+                $(#[$doc])*
+                pub(crate) fn $field(&self) -> u64 {
+                    self.numbers[Index::$field as usize]
+                }
+
+                pub(crate) fn $setter(&mut self, value: u64) {
+                    self.numbers[Index::$field as usize] = value;
+                }
+            )*
+        }
+    };
+}
+
+numbers! {
+    /// Where all randomness comes from.
+    seed set_seed "seed" = 0;
+    /// How many regions.
+    regions set_regions "regions" = 3;
+    /// Partitions of each.
+    partitions set_partitions "partitions" = 1;
+    /// How long clients write and faults strike, in microseconds.
+    active_us set_active_us "active" = SECOND;
+    /// 0: `appendfsync always` everywhere; 1: `everysec`; 2: by region.
+    durability set_durability "durability" = 0;
     /// The control plane takes part; otherwise any region may call itself primary.
-    pub control: bool,
-    /// By direction: from, to.
-    pub weather: Vec<Vec<Weather>>,
-    /// By region: what the time of day is wrong by at the start, and the drift.
-    pub clocks: Vec<(i64, i64)>,
-    pub faults: Faults,
-    pub mix: Mix,
-    /// How many bytes of frames may wait in a region for what they depend on.
-    pub inbox_bytes: usize,
-    /// Every value is made longer by this, in bytes, so that frames and batches reach their
-    /// limits.
-    pub padding: usize,
-    /// By region: how long a sync takes, from and to.
-    pub sync_us: Vec<(u64, u64)>,
-    /// A region's turn comes this often.
-    pub turn_us: u64,
-    /// A checkpoint is begun this often.
-    pub checkpoint: Every,
+    control set_control "control" = 0;
+    /// Without a control plane: all take themselves for the primary one.
+    all_primary set_all_primary "all-primary" = 0;
+    /// The longest way from region to region, in microseconds.
+    delay_us set_delay_us "delay" = 10 * MS;
+    /// Further delay, in thousandths of the delay.
+    jitter set_jitter "jitter" = 0;
+    /// Datagrams lost, in a thousand.
+    loss set_loss "loss" = 0;
+    /// Datagrams that arrive twice, in a thousand.
+    duplicates set_duplicates "duplicates" = 0;
+    /// Lanes hold only a few hundred or thousand bytes.
+    narrow set_narrow "narrow" = 0;
+    /// By how much the time of day is wrong at the start, at most, in microseconds.
+    skew_us set_skew_us "skew" = 0;
+    /// What clocks gain or lose at most, in millionths.
+    drift_ppm set_drift_ppm "drift" = 0;
+    /// How long a sync takes at most, in microseconds.
+    sync_us set_sync_us "sync" = 8 * MS;
+    /// How long what died stays away at most, in microseconds.
+    away_us set_away_us "away" = 500 * MS;
+    /// By how much a clock jumps at most, in microseconds.
+    jump_us set_jump_us "jump" = SECOND;
+    /// Batches that a receiver drops because it is busy, in a thousand.
+    inbound_drops set_inbound_drops "inbound-drops" = 0;
+    /// Control messages that a sender drops because its queue is full, in a thousand.
+    outbound_drops set_outbound_drops "outbound-drops" = 0;
+    /// Clients in each region.
+    clients set_clients "clients" = 1;
+    /// Mean time between two commands of a client, in microseconds.
+    think_us set_think_us "think" = 20 * MS;
+    /// Keys of each family.
+    keys set_keys "keys" = 1;
+    /// Commands that read, in a thousand.
+    reads set_reads "reads" = 100;
+    /// Longest time to live, in milliseconds.
+    ttl_ms set_ttl_ms "ttl" = 1000;
+    /// Transactions, in a thousand.
+    transactions set_transactions "transactions" = 0;
+    /// Every value is longer by this, in bytes, so that frames and batches reach their limits.
+    padding set_padding "padding" = 0;
+    /// Bytes of frames that may wait in a region for what they depend on; 0: as in production.
+    inbox_bytes set_inbox_bytes "inbox" = 0;
+    /// A region's turn comes this often, in microseconds.
+    turn_us set_turn_us "turn" = 5 * MS;
+    /// A checkpoint is begun this often, in microseconds; 0: never.
+    checkpoint_us set_checkpoint_us "checkpoint" = 0;
     /// The log is cut short when nobody needs it any more.
-    pub releases: bool,
-    /// A judge looks at a region this often.
-    pub look_us: u64,
-    /// Share of turns that end with a commit although more has arrived, in a thousand.
-    pub commits: u32,
+    releases set_releases "releases" = 0;
+    /// Events that end with a commit although more has arrived, in a thousand.
+    commits set_commits "commits" = 1000;
+    /// A judge looks at a region this often, in microseconds.
+    look_us set_look_us "look" = 200 * MS;
+    /// Before everything heals only a part does, and must go on alone.
+    partial set_partial "partial" = 0;
+    /// Mean time between two strikes, in microseconds; never if 0.
+    session_break_us set_session_break_us "break" = 0;
+    /// As above.
+    cut_us set_cut_us "cut" = 0;
+    /// As above.
+    isolation_us set_isolation_us "isolate" = 0;
+    /// As above.
+    process_crash_us set_process_crash_us "process-crash" = 0;
+    /// As above.
+    machine_crash_us set_machine_crash_us "machine-crash" = 0;
+    /// As above.
+    step_crash_us set_step_crash_us "step-crash" = 0;
+    /// As above.
+    io_error_us set_io_error_us "io-error" = 0;
+    /// As above.
+    disk_full_us set_disk_full_us "disk-full" = 0;
+    /// As above.
+    bit_rot_us set_bit_rot_us "bit-rot" = 0;
+    /// As above.
+    lying_sync_us set_lying_sync_us "lying-sync" = 0;
+    /// As above.
+    pause_us set_pause_us "pause" = 0;
+    /// As above.
+    clock_jump_us set_clock_jump_us "clock-jump" = 0;
+    /// As above.
+    backup_us set_backup_us "backup" = 0;
+    /// As above.
+    restore_us set_restore_us "restore" = 0;
 }
 
 impl Plan {
     /// The plan of a seed.
+    #[must_use]
     pub fn of(seed: u64) -> Plan {
-        let mut random = Random::new(seed, Stream::Plan);
-        let r = &mut random;
-        let regions = r.pick(&[2, 3, 3, 3, 3, 4]);
-        let durability = durability(r, regions);
-        let active_us = r.spread(400 * MS, 6 * SECOND);
-        Plan {
-            regions,
-            partitions: r.pick(&[1, 2, 4]),
-            durability,
-            active_us,
-            control: r.chance(300),
-            weather: weather(r, regions),
-            clocks: clocks(r, regions),
-            faults: faults(r, active_us),
-            inbox_bytes: if r.chance(250) { r.range(100, 2000) as usize } else { 64 << 20 },
-            padding: if r.chance(30) { r.spread(20_000, 700_000) as usize } else { 0 },
-            sync_us: disks(r, regions),
-            mix: mix(r, regions as u64, active_us),
-            turn_us: r.spread(2 * MS, 20 * MS),
-            checkpoint: r.chance(700).then(|| r.spread(20 * MS, SECOND)),
-            releases: r.chance(700),
-            look_us: r.spread(50 * MS, 500 * MS),
-            commits: r.pick(&[0, 200, 1000]),
+        swarm::plan(seed)
+    }
+
+    /// A plan in which nothing goes wrong.
+    pub(crate) fn calm(seed: u64) -> Plan {
+        let mut plan = Plan {
+            numbers: NUMBERS.map(|(_, calm)| calm),
+            families: vec![Family::Strings],
+            skipped: BTreeSet::new(),
+            off: None,
+        };
+        plan.set_seed(seed);
+        plan
+    }
+
+    /// The same plan with a rule switched off.
+    #[must_use]
+    pub fn without(mut self, rule: Option<Ablation>) -> Plan {
+        self.off = rule;
+        self
+    }
+
+    /// Where its randomness comes from: the seed that it was the plan of.
+    #[must_use]
+    pub fn source(&self) -> u64 {
+        self.seed()
+    }
+
+    /// The rule that is off.
+    #[must_use]
+    pub fn rule_off(&self) -> Option<Ablation> {
+        self.off
+    }
+
+    /// The number of a name.
+    pub(crate) fn number_mut(&mut self, name: &str) -> Option<&mut u64> {
+        let index = NUMBERS.iter().position(|(known, _)| *known == name)?;
+        self.numbers.get_mut(index)
+    }
+
+    /// Mean time between two strikes of a fault, in microseconds; never if 0.
+    pub(crate) fn every_us(&self, fault: Fault) -> u64 {
+        let index = NUMBERS.iter().position(|(known, _)| *known == fault.name());
+        index.map_or(0, |index| self.numbers[index])
+    }
+
+    /// What the link is like, one way.
+    pub(crate) fn weather(&self, from: usize, to: usize) -> Weather {
+        let mut random = self.stream(Stream::Weather, direction(from, to));
+        let delay_us = random.spread(MS / 5, self.delay_us().max(MS / 2));
+        let narrow_bytes = random.spread(200, 4000) as usize;
+        Weather {
+            delay_us,
+            jitter_us: delay_us * self.jitter() / 1000,
+            loss: self.loss(),
+            duplicates: self.duplicates(),
+            window_bytes: if self.narrow() > 0 { narrow_bytes } else { 1 << 20 },
         }
     }
-}
 
-fn durability(r: &mut Random, regions: usize) -> Vec<Durability> {
-    let kinds = [Durability::Always, Durability::Everysec];
-    match r.below(3) {
-        0 => vec![Durability::Always; regions],
-        1 => vec![Durability::Everysec; regions],
-        _ => (0..regions).map(|_| r.pick(&kinds)).collect(),
+    /// The policy of a region.
+    pub(crate) fn durability_of(&self, region: usize) -> Durability {
+        let mut random = self.stream(Stream::Machine, region as u64);
+        let mixed = random.pick(&[Durability::Always, Durability::Everysec]);
+        match self.durability() {
+            0 => Durability::Always,
+            1 => Durability::Everysec,
+            _ => mixed,
+        }
+    }
+
+    /// What a region's time of day is wrong by at the start, in microseconds, and its drift in
+    /// millionths. Who is wrong by much is ahead: near the bound beyond which others hold its
+    /// frames.
+    pub(crate) fn clock_of(&self, region: usize) -> (i64, i64) {
+        let mut random = self.stream(Stream::Machine, 1000 + region as u64);
+        let drift = random.around(self.drift_ppm());
+        let (near, far) = (self.skew_us().min(5 * SECOND), self.skew_us() > 10 * SECOND);
+        let offset = random.around(near);
+        let ahead = random.range(0, 1500 * MS);
+        if far && random.chance(400) {
+            return (self.skew_us() as i64 - ahead as i64, drift);
+        }
+        (offset, drift)
+    }
+
+    /// How long a region's syncs take, in microseconds: from and to.
+    pub(crate) fn sync_of(&self, region: usize) -> (u64, u64) {
+        let mut random = self.stream(Stream::Machine, 2000 + region as u64);
+        let fast = random.spread(MS, 8 * MS);
+        let slowest = random.spread(MS, self.sync_us().max(MS));
+        (MS / 2, if random.chance(500) { slowest } else { fast.min(self.sync_us().max(MS)) })
+    }
+
+    /// A stream of this plan's seed.
+    pub(crate) fn stream(&self, stream: Stream, who: u64) -> Random {
+        Random::new(self.seed(), stream, who)
     }
 }
 
-fn weather(r: &mut Random, regions: usize) -> Vec<Vec<Weather>> {
-    let (longest, jitter) = (r.spread(MS / 2, 250 * MS), r.pick(&[0, 100, 1000]));
-    let loss = if r.chance(400) { r.range(1, 300) as u32 } else { 0 };
-    let duplicates = if r.chance(300) { r.range(1, 200) as u32 } else { 0 };
-    let is_slow = r.chance(150);
-    let link = |r: &mut Random| {
-        let delay_us = r.spread(MS / 5, longest.max(MS / 2));
-        let jitter_us = delay_us * jitter / 1000;
-        let window_bytes = if is_slow { r.spread(200, 4000) as usize } else { 1 << 20 };
-        Weather { delay_us, jitter_us, loss, duplicates, window_bytes }
-    };
-    (0..regions).map(|_| (0..regions).map(|_| link(r)).collect()).collect()
+/// The number of one direction of a link.
+pub(crate) fn direction(from: usize, to: usize) -> u64 {
+    ((from as u64) << 16) | to as u64
 }
 
-fn clocks(r: &mut Random, regions: usize) -> Vec<(i64, i64)> {
-    // Beyond sixty seconds ahead a region's frames are held back by the others.
-    let largest = match r.below(10) {
-        0 => 61 * SECOND,
-        1..=3 => 2 * SECOND,
-        4..=6 => 100 * MS,
-        _ => 0,
-    };
-    let drift = if r.chance(300) { 20_000 } else { 100 };
-    (0..regions)
-        .map(|_| {
-            let offset = match largest {
-                0 => 0,
-                largest if largest > 10 * SECOND && r.chance(400) => {
-                    r.range(59 * SECOND + 500 * MS, largest) as i64
+impl fmt::Display for Plan {
+    /// One line of `name=value`, without what is as in a run in which nothing goes wrong.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed={}", self.seed())?;
+        for ((name, calm), value) in NUMBERS.iter().zip(self.numbers).skip(1) {
+            if value != *calm {
+                write!(f, " {name}={value}")?;
+            }
+        }
+        let named = |family: &Family| {
+            Family::ALL.iter().find(|(_, known)| known == family).map_or("", |(name, _)| *name)
+        };
+        let families: Vec<&str> = self.families.iter().map(named).collect();
+        write!(f, " families={}", families.join("+"))?;
+        if !self.skipped.is_empty() {
+            let strikes =
+                self.skipped.iter().map(|(fault, number)| format!("{}.{number}", fault.name()));
+            write!(f, " skip={}", strikes.collect::<Vec<_>>().join("+"))?;
+        }
+        self.off.map_or(Ok(()), |rule| write!(f, " off={}", rule.name()))
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Plan, String> {
+        let mut plan = Plan::calm(0);
+        for word in text.split_whitespace() {
+            let (name, value) = word.split_once('=').ok_or(format!("{word:?} is no name=value"))?;
+            match name {
+                "families" => {
+                    plan.families = value.split('+').map(family).collect::<Result<_, _>>()?;
                 }
-                largest => {
-                    r.range(0, 2 * largest.min(5 * SECOND)) as i64 - largest.min(5 * SECOND) as i64
+                "skip" => plan.skipped = value.split('+').map(strike).collect::<Result<_, _>>()?,
+                "off" => {
+                    let rule = Ablation::named(value);
+                    plan.off = Some(rule.ok_or(format!("no rule is called {value:?}"))?);
                 }
-            };
-            (offset, r.range(0, 2 * drift) as i64 - drift as i64)
-        })
-        .collect()
-}
-
-fn faults(r: &mut Random, active_us: u64) -> Faults {
-    // None at all in some runs: what fails there is no fault's doing.
-    if r.chance(100) {
-        return Faults::default();
+                name => {
+                    let number = plan.number_mut(name).ok_or(format!("no {name:?} in a plan"))?;
+                    *number = value.parse().map_err(|e| format!("{word}: {e}"))?;
+                }
+            }
+        }
+        plan.check()
     }
-    let every = |r: &mut Random, per_mille: u32| {
-        r.chance(per_mille).then(|| r.spread(active_us / 12, active_us))
-    };
-    let mut faults = Faults {
-        session_break: every(r, 400),
-        cut: every(r, 400),
-        process_crash: every(r, 350),
-        machine_crash: every(r, 350),
-        pause: every(r, 250),
-        clock_jump: every(r, 250),
-        ..Faults::default()
-    };
-    faults.restore = r.chance(200);
-    faults.away_us = r.spread(20 * MS, 2 * SECOND);
-    faults.clock_jump_us = r.spread(50 * MS, 5 * SECOND);
-    faults.inbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
-    faults.outbound_drops = if r.chance(200) { r.range(5, 150) as u32 } else { 0 };
-    faults
 }
 
-fn disks(r: &mut Random, regions: usize) -> Vec<(u64, u64)> {
-    let are_slow = r.chance(400);
-    let mut disk = |_| {
-        let slowest = if are_slow && r.chance(500) { SECOND } else { 8 * MS };
-        (MS / 2, r.spread(MS, slowest))
-    };
-    (0..regions).map(&mut disk).collect()
-}
-
-fn mix(r: &mut Random, regions: u64, active_us: u64) -> Mix {
-    use Family::{Counters, Hashes, Mixed, Mortals, Pairs, Sets, Strings};
-    let all = [Strings, Counters, Hashes, Sets, Mortals, Mixed, Pairs];
-    let mut families: Vec<Family> = all.into_iter().filter(|_| r.chance(500)).collect();
-    if families.is_empty() {
-        families.push(r.pick(&all));
+impl Plan {
+    /// Whether it can be run at all.
+    fn check(self) -> Result<Plan, String> {
+        let limits = [
+            ("regions", self.regions(), 2, 50),
+            ("partitions", self.partitions(), 1, 1024),
+            ("active", self.active_us(), 1, 600 * SECOND),
+            ("clients", self.clients(), 1, 100),
+            ("think", self.think_us(), 1, u64::MAX / 4),
+            ("keys", self.keys(), 1, 1000),
+            ("ttl", self.ttl_ms(), 5, u64::MAX / 4),
+            ("turn", self.turn_us(), 100, SECOND),
+            ("look", self.look_us(), 1, u64::MAX / 4),
+        ];
+        for (name, value, least, most) in limits {
+            if !(least..=most).contains(&value) {
+                return Err(format!("{name}={value} is not within {least} to {most}"));
+            }
+        }
+        if !self.partitions().is_power_of_two() {
+            return Err(format!("partitions={} is no power of two", self.partitions()));
+        }
+        Ok(self)
     }
-    let clients = r.range(1, 3);
-    let least_us = active_us * clients * regions / MAX_COMMANDS;
-    Mix {
-        clients: clients as usize,
-        think_us: r.spread(2 * MS, 120 * MS).max(least_us),
-        families,
-        keys: r.range(1, 2),
-        reads: r.pick(&[100, 300, 500]),
-        ttl_ms: r.spread(30, 4000),
-        transactions: r.pick(&[0, 100, 300]),
+}
+
+fn family(name: &str) -> Result<Family, String> {
+    let found = Family::ALL.iter().find(|(known, _)| *known == name);
+    found.map(|(_, family)| *family).ok_or(format!("no family is called {name:?}"))
+}
+
+fn strike(text: &str) -> Result<Strike, String> {
+    let (name, number) = text.split_once('.').ok_or(format!("{text:?} is no fault.number"))?;
+    let found = Fault::ALL.iter().find(|(known, _)| *known == name);
+    let (_, fault) = found.ok_or(format!("no fault is called {name:?}"))?;
+    Ok((*fault, number.parse().map_err(|e| format!("{text}: {e}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_that_is_written_down_is_the_same_plan() {
+        for seed in 0..200 {
+            let mut plan = Plan::of(seed).without(Some(Ablation::DropCuts));
+            plan.skipped = [(Fault::Cut, 3), (Fault::Pause, 0)].into();
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_calm() {
+        assert_eq!("seed=7 families=strings".parse(), Ok(Plan::calm(7)));
+        assert_eq!("".parse(), Ok(Plan::calm(0)));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_a_reason() {
+        for (text, reason) in [
+            ("regions", "no name=value"),
+            ("regions=1", "not within"),
+            ("regions=51", "not within"),
+            ("colour=3", "no \"colour\""),
+            ("seed=x", "invalid digit"),
+            ("seed=-1", "invalid digit"),
+            ("families=trees", "no family"),
+            ("skip=cut", "fault.number"),
+            ("skip=flood.1", "no fault"),
+            ("off=gravity", "no rule"),
+            ("partitions=3", "power of two"),
+            ("turn=0", "not within"),
+        ] {
+            let refused = text.parse::<Plan>().expect_err(text);
+            assert!(refused.contains(reason), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn every_fault_has_its_time_in_the_plan() {
+        for (name, fault) in Fault::ALL {
+            assert_eq!(fault.name(), name);
+            let mut plan = Plan::calm(1);
+            *plan.number_mut(name).expect("a number of this name") = 9;
+            assert_eq!(plan.every_us(fault), 9);
+        }
     }
 }

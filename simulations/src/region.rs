@@ -4,7 +4,7 @@
 //! replies are seen; peers are fed from what is synced; a portion of a checkpoint is written once
 //! the log is synced up to where it ended when the portion was read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
@@ -14,7 +14,7 @@ use meridian_node::{
 };
 use meridian_store::{CheckpointBatch, Identity, LogPosition, MemoryStorage, Meta, Storage};
 
-use crate::{ablation::Ablation, control_log::ControlPlane};
+use crate::{ablation::Ablation, control_log::ControlPlane, disk::SimDisk};
 
 /// The cluster's name.
 pub(crate) const CLUSTER: &str = "simulated";
@@ -33,8 +33,10 @@ pub(crate) struct RegionConfig {
     pub ablation: Option<Ablation>,
     /// Keys the hash tables.
     pub seed: u64,
-    /// How many bytes of frames may wait for what they depend on.
+    /// How many bytes of frames may wait for what they depend on; 0: as in production.
     pub inbox_bytes: usize,
+    /// How long a sync takes, in microseconds: from and to.
+    pub sync_us: (u64, u64),
 }
 
 impl RegionConfig {
@@ -76,7 +78,7 @@ pub(crate) struct Turn {
 pub(crate) struct Region {
     pub config: RegionConfig,
     pub node: DataNode,
-    pub storage: MemoryStorage,
+    pub storage: SimDisk,
     pub control: Option<ControlPlane>,
     shipper: Shipper,
     assembler: Assembler,
@@ -86,6 +88,8 @@ pub(crate) struct Region {
     meta: Meta,
     writing: Option<Writing>,
     marked: u64,
+    /// It was rebuilt from a checkpoint and from log after it.
+    pub from_both: bool,
 }
 
 /// A checkpoint on its way.
@@ -109,6 +113,7 @@ pub(crate) enum Progress {
 impl Region {
     /// Starts from what the disk holds.
     pub fn start(config: RegionConfig, storage: MemoryStorage) -> Result<Region, String> {
+        let storage = SimDisk::new(storage);
         let recovered = recover(&storage, config.stage(), &config.identity())
             .map_err(|e| format!("region {} cannot start: {e}", config.index))?;
         let engine = Engine::new(engine_config(&config), recovered.stage, recovered.end);
@@ -118,7 +123,9 @@ impl Region {
             ablations: config.stage().ablations,
         };
         let mut node = DataNode::new(engine, data);
-        node.limit_inbox(config.inbox_bytes);
+        if config.inbox_bytes > 0 {
+            node.limit_inbox(config.inbox_bytes);
+        }
         Ok(Region {
             node,
             shipper: Shipper::new(config.partitions, recovered.marks, &config.peers),
@@ -127,6 +134,7 @@ impl Region {
             meta: recovered.meta,
             writing: None,
             marked: recovered.end.0,
+            from_both: recovered.elements > 0 && recovered.entries > 0,
             control: None,
             storage,
             config,
@@ -136,6 +144,20 @@ impl Region {
     /// What every partition has applied.
     pub fn vectors(&self) -> Vec<VersionVector> {
         self.node.engine().stage().vectors()
+    }
+
+    /// How many empty counter rows wait.
+    pub fn residue(&self) -> usize {
+        let stage = self.node.engine().stage();
+        (0..self.config.partitions).map(|number| stage.partition(number).residue()).sum()
+    }
+
+    /// Whether some peer's frames come through another one.
+    pub fn is_relayed(&self) -> bool {
+        let by_another = |(peer, origins): (&Origin, &BTreeSet<Origin>)| {
+            origins.iter().any(|o| o != peer && self.config.peers.contains(o))
+        };
+        self.node.upstreams().iter().any(by_another)
     }
 
     /// A session began.
@@ -307,10 +329,12 @@ impl Region {
         Ok((Progress::Complete, Vec::new()))
     }
 
-    /// Lets go of the log that nobody needs.
-    pub fn release(&mut self) -> Result<(), String> {
+    /// Lets go of the log that nobody needs. True if there was some.
+    pub fn release(&mut self) -> Result<bool, String> {
         let position = self.shipper.release(self.meta.position);
-        self.storage.release(position).map_err(|e| e.to_string())
+        let before = self.storage.bounds().0;
+        self.storage.release(position).map_err(|e| e.to_string())?;
+        Ok(self.storage.bounds().0 > before)
     }
 
     /// Bytes that a client may read now.

@@ -1,8 +1,8 @@
 //! What simulated clients ask for: few keys, many collisions.
 
 use crate::{
-    plan::{Family, Mix},
-    random::Random,
+    plan::{Family, Plan},
+    random::{Random, Stream},
 };
 
 /// A command and its arguments.
@@ -16,11 +16,11 @@ pub(crate) fn pair_keys(number: u64) -> [Vec<u8>; 2] {
     [format!("{{p{number}}}a").into_bytes(), format!("{{p{number}}}b").into_bytes()]
 }
 
-/// All keys that a mix may use.
-pub(crate) fn universe(mix: &Mix) -> Vec<Vec<u8>> {
+/// All keys that a plan may use.
+pub(crate) fn universe(plan: &Plan) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
-    for family in &mix.families {
-        for number in 0..mix.keys {
+    for family in &plan.families {
+        for number in 0..plan.keys() {
             match family {
                 Family::Pairs => keys.extend(pair_keys(number)),
                 family => keys.push(key(*family, number)),
@@ -56,35 +56,35 @@ fn key(family: Family, number: u64) -> Vec<u8> {
     format!("{letter}{number}").into_bytes()
 }
 
-/// Draws commands. Every value that it writes to a string is different from all others.
+/// Draws a client's commands. Every value that it writes to a string is different from all others.
 #[derive(Debug)]
 pub(crate) struct Workload {
-    mix: Mix,
-    /// Bytes by which values are longer than they need to be.
-    padding: usize,
+    plan: Plan,
+    client: usize,
     random: Random,
     values: u64,
 }
 
 impl Workload {
-    pub fn new(mix: Mix, padding: usize, random: Random) -> Workload {
-        Workload { mix, padding, random, values: 0 }
+    pub fn new(plan: &Plan, client: usize) -> Workload {
+        let random = plan.stream(Stream::Workload, client as u64);
+        Workload { plan: plan.clone(), client, random, values: 0 }
     }
 
     /// Time until a client's next command.
     pub fn think_us(&mut self) -> u64 {
-        self.random.range(1, 2 * self.mix.think_us)
+        self.random.range(1, 2 * self.plan.think_us())
     }
 
     /// What a client sends next: one command, or a whole transaction.
     pub fn next(&mut self) -> Vec<Command> {
-        let family = self.random.pick(&self.mix.families);
-        let number = self.random.range(0, self.mix.keys - 1);
+        let family = self.random.pick(&self.plan.families);
+        let number = self.random.range(0, self.plan.keys() - 1);
         if family == Family::Pairs {
             return self.pair(number);
         }
         let key = key(family, number);
-        if !self.random.chance(self.mix.transactions) {
+        if !self.random.chance(self.plan.transactions()) {
             return vec![self.on(family, &key)];
         }
         let mut commands = vec![command(&[b"MULTI"])];
@@ -97,7 +97,7 @@ impl Workload {
 
     fn pair(&mut self, number: u64) -> Vec<Command> {
         let [a, b] = pair_keys(number);
-        if self.random.chance(self.mix.reads) {
+        if self.random.chance(self.plan.reads()) {
             return vec![command(&[b"MGET", &a, &b])];
         }
         if self.random.chance(200) {
@@ -113,7 +113,7 @@ impl Workload {
     }
 
     fn on(&mut self, family: Family, key: &[u8]) -> Command {
-        if self.random.chance(self.mix.reads) {
+        if self.random.chance(self.plan.reads()) {
             return self.read(family, key);
         }
         match family {
@@ -211,8 +211,8 @@ impl Workload {
 
     fn value(&mut self) -> Vec<u8> {
         self.values += 1;
-        let mut value = format!("v{}", self.values).into_bytes();
-        value.resize(value.len() + self.padding, b'.');
+        let mut value = format!("v{}-{}", self.client, self.values).into_bytes();
+        value.resize(value.len() + self.plan.padding() as usize, b'.');
         value
     }
 
@@ -225,7 +225,7 @@ impl Workload {
     }
 
     fn ttl(&mut self) -> Vec<u8> {
-        self.random.spread(5, self.mix.ttl_ms).to_string().into_bytes()
+        self.random.spread(5, self.plan.ttl_ms()).to_string().into_bytes()
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod disks;
 mod faults;
+mod healing;
 mod links;
 #[cfg(test)]
 mod stories;
@@ -16,10 +17,9 @@ use std::collections::BTreeMap;
 
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_keyspace::ClientId;
-use meridian_store::MemoryStorage;
+use meridian_store::{LogPosition, MemoryStorage};
 
 use crate::{
-    ablation::Ablation,
     client::{Client, Promise},
     clocks::Clocks,
     control_log::ControlLog,
@@ -28,14 +28,15 @@ use crate::{
     lockstep::Lockstep,
     network::{Arrival, Network, Pair},
     outcome::{Counts, Failure, Report},
-    plan::{MS, Plan, SECOND},
+    plan::{Fault, MS, Plan, SECOND, Strike},
     queue::Queue,
     random::{Random, Stream},
     region::{Region, RegionConfig},
     trace::Trace,
     workload::{Workload, universe},
 };
-use faults::{Fault, Relief};
+use faults::Relief;
+use healing::Probe;
 
 /// The judges look whether everything has settled this often.
 pub(crate) const VERDICT_EVERY_US: u64 = 50 * MS;
@@ -68,7 +69,7 @@ pub(crate) enum Event {
     /// A judge looks at a region.
     Look,
     /// A fault strikes.
-    Strike(Fault),
+    Strike(Fault, u64),
     /// A fault ends.
     Relief(Relief),
     /// The judges look whether everything has settled.
@@ -83,6 +84,21 @@ pub(crate) struct Place {
     pub process: Option<Region>,
     /// The disk, while no process has it.
     pub disk: MemoryStorage,
+    /// Where its log ends, as far as the history knows it.
+    pub logged: LogPosition,
+    /// Its disk has no room.
+    pub full: bool,
+    /// A bit of what its disk holds has changed.
+    pub rotten: bool,
+    /// Its disk was refused: it must begin again under a new ordinal.
+    pub ruined: bool,
+    /// Its disk has lost what it had called durable: it must go on under a new ordinal.
+    pub behind: bool,
+    /// What was really on disk when the disk began to lie about it.
+    pub honest: Option<Vec<VersionVector>>,
+    /// Where its own chances come from: what its turns do, and how its disk behaves.
+    pub turns: Random,
+    pub disk_random: Random,
     pub control_log: ControlLog,
     /// Counts the processes; events of a former one concern nobody.
     pub life: u64,
@@ -107,11 +123,20 @@ pub(crate) struct Place {
     pub control_due_us: u64,
 }
 
+impl Place {
+    /// How long a sync takes this time.
+    fn sync_us(&mut self) -> u64 {
+        let (from, upto) = self.config.sync_us;
+        self.disk_random.range(from, upto)
+    }
+}
+
+/// A copy of a region's disk, and what it had applied.
+type Backup = (Vec<VersionVector>, MemoryStorage);
+
 /// Everything.
 pub(crate) struct World {
-    pub seed: u64,
     pub plan: Plan,
-    pub ablation: Option<Ablation>,
     pub now_us: u64,
     pub places: Vec<Place>,
     pub history: History,
@@ -123,9 +148,8 @@ pub(crate) struct World {
     pub trace: Trace,
     pub judges: Random,
     queue: Queue<Event>,
-    schedule: Random,
-    faults: Random,
-    workload: Workload,
+    dials: Random,
+    workloads: Vec<Workload>,
     network: Network,
     clients: Vec<Option<Client>>,
     /// By client, the place that it talks to.
@@ -135,77 +159,72 @@ pub(crate) struct World {
     calm: bool,
     /// Grows when an ordinal changes.
     topology: u64,
-    /// A copy of a region's disk, to which it may be set back.
-    backup: Option<(usize, Vec<VersionVector>, MemoryStorage)>,
+    /// Copies of regions' disks, to which they may be set back: by place.
+    backups: BTreeMap<usize, Backup>,
     next_origin: u16,
+    /// A part has healed and is to show that it goes on alone.
+    probe: Option<Probe>,
+    /// When healing began.
+    pub healed_us: u64,
+    /// The faults that have struck.
+    struck: Vec<Strike>,
 }
 
 impl World {
-    /// The world of a seed, before its first event.
-    pub fn new(
-        seed: u64,
-        ablation: Option<Ablation>,
-        sink: Option<fn(&str)>,
-    ) -> Result<World, String> {
-        World::planned(seed, Plan::of(seed), ablation, sink)
-    }
-
-    /// A world with a plan of its own.
-    pub fn planned(
-        seed: u64,
-        plan: Plan,
-        ablation: Option<Ablation>,
-        sink: Option<fn(&str)>,
-    ) -> Result<World, String> {
-        let workload =
-            Workload::new(plan.mix.clone(), plan.padding, Random::new(seed, Stream::Workload));
+    /// The world of a plan, before its first event.
+    pub fn new(plan: Plan, sink: Option<fn(&str)>) -> Result<World, String> {
+        let seed = plan.seed();
         let mut world = World {
-            seed,
-            ablation,
             now_us: 0,
             places: Vec::new(),
             history: History::default(),
-            keys: universe(&plan.mix),
+            keys: universe(&plan),
             promises: Vec::new(),
             agreement: Agreement::default(),
             counts: Counts::default(),
             trace: Trace::new(sink),
-            judges: Random::new(seed, Stream::Judges),
+            judges: Random::new(seed, Stream::Judges, 0),
             queue: Queue::new(),
-            schedule: Random::new(seed, Stream::Schedule),
-            faults: Random::new(seed, Stream::Faults),
-            workload,
-            network: Network::new(plan.weather.clone()),
+            dials: Random::new(seed, Stream::Dial, 0),
+            workloads: Vec::new(),
+            network: Network::new(&plan),
             clients: Vec::new(),
             homes: Vec::new(),
             next_client: 1,
             calm: false,
             topology: 0,
-            backup: None,
-            next_origin: plan.regions as u16,
+            backups: BTreeMap::new(),
+            next_origin: plan.regions() as u16,
+            probe: None,
+            healed_us: 0,
+            struck: Vec::new(),
             plan,
         };
-        world.trace.fault(0, || format!("{:?}", world.plan));
+        world.trace.fault(0, || world.plan.to_string());
         world.settle_in()?;
         Ok(world)
     }
 
     /// Runs to the end.
-    pub fn run(mut self) -> Result<Report, Failure> {
-        match self.run_events() {
+    pub fn run(mut self) -> Result<Report, Box<Failure>> {
+        let result = self.run_events();
+        for process in self.places.iter().filter_map(|p| p.process.as_ref()) {
+            self.counts.harvest(process);
+        }
+        match result {
             Ok(()) => Ok(Report {
-                seed: self.seed,
+                seed: self.plan.seed(),
                 hash: self.trace.hash(),
                 simulated_us: self.now_us,
                 counts: self.counts,
             }),
-            Err(what) => Err(Failure {
-                seed: self.seed,
-                ablation: self.ablation,
+            Err(what) => Err(Box::new(Failure {
+                plan: self.plan,
                 at_us: self.now_us,
                 what,
                 tail: self.trace.tail(),
-            }),
+                strikes: self.struck,
+            })),
         }
     }
 
@@ -224,7 +243,13 @@ impl World {
             return Ok(false);
         }
         self.counts.events += 1;
-        self.handle(event)
+        let result = self.handle(event);
+        let fallen = |p: &Place| p.process.as_ref().is_some_and(|p| p.storage.failed().is_some());
+        match self.places.iter().position(fallen) {
+            None => result,
+            Some(place) if result.is_err() => self.fall(place).map(|()| false),
+            Some(place) => Err(format!("region {place} goes on although its disk has failed")),
+        }
     }
 
     /// Handles one event. True when the run has ended well.
@@ -233,7 +258,8 @@ impl World {
         match event {
             Event::Turn(place, life) if self.lives(place, life) => {
                 self.turn(place)?;
-                let next_us = self.schedule.range(self.plan.turn_us / 2, self.plan.turn_us * 3 / 2);
+                let turn_us = self.plan.turn_us();
+                let next_us = self.places[place].turns.range(turn_us / 2, turn_us * 3 / 2);
                 self.add(next_us, Event::Turn(place, life));
             }
             Event::Synced(place, life) if self.lives(place, life) => self.log_synced(place)?,
@@ -251,7 +277,7 @@ impl World {
             Event::Up { pair, number, end } => self.up(pair, number, end)?,
             Event::Down { pair, number, end } => self.down(pair, number, end)?,
             Event::Look => self.look()?,
-            Event::Strike(fault) => self.strike(fault)?,
+            Event::Strike(fault, number) => self.strike(fault, number)?,
             Event::Relief(relief) => self.relieve(relief)?,
             Event::Verdict => return self.verdict(),
             // Of a process that is gone.
@@ -263,52 +289,63 @@ impl World {
 
     /// Regions, links, clients and judges take their places.
     fn settle_in(&mut self) -> Result<(), String> {
-        let regions = self.plan.regions;
+        let regions = self.plan.regions() as usize;
         for index in 0..regions {
-            let place = self.place(index);
+            let mut place = self.place(index);
+            place.primary = self.plan.all_primary() > 0 || index == 0;
             self.places.push(place);
         }
-        let all_primary = self.faults.chance(200);
-        let chosen = self.faults.below(regions);
         for index in 0..regions {
-            self.places[index].primary = all_primary || index == chosen;
             self.start(index)?;
             for other in index + 1..regions {
-                let delay_us = self.schedule.range(0, 5 * MS);
+                let delay_us = self.dials.range(0, 5 * MS);
                 self.add(delay_us, Event::Dial((index, other)));
             }
-            for _ in 0..self.plan.mix.clients {
+            for _ in 0..self.plan.clients() {
+                let slot = self.clients.len();
+                let mut workload = Workload::new(&self.plan, slot);
+                let think_us = workload.think_us();
                 self.clients.push(None);
                 self.homes.push(index);
-                let think_us = self.workload.think_us();
-                self.add(think_us, Event::Client(self.clients.len() - 1));
+                self.workloads.push(workload);
+                self.add(think_us, Event::Client(slot));
             }
         }
-        self.add(self.plan.look_us, Event::Look);
+        self.add(self.plan.look_us(), Event::Look);
         self.plan_faults();
-        self.add(self.plan.active_us, Event::Relief(Relief::Everything));
+        self.add(self.plan.active_us(), Event::Relief(Relief::Everything));
         Ok(())
     }
 
     fn place(&mut self, index: usize) -> Place {
-        let (offset_us, drift_ppm) = self.plan.clocks[index];
-        let uptime_us = self.faults.range(0, 1000 * SECOND);
-        let peers = (0..self.plan.regions).filter(|p| *p != index).map(|p| Origin(p as u16));
-        let nothing = vec![VersionVector::new(); usize::from(self.plan.partitions)];
+        let (offset_us, drift_ppm) = self.plan.clock_of(index);
+        let mut disk_random = self.plan.stream(Stream::Disk, index as u64);
+        let uptime_us = disk_random.range(0, 1000 * SECOND);
+        let peers = (0..self.plan.regions()).filter(|p| *p != index as u64);
+        let nothing = vec![VersionVector::new(); self.plan.partitions() as usize];
         Place {
             config: RegionConfig {
                 index,
                 origin: Origin(index as u16),
-                partitions: self.plan.partitions,
-                peers: peers.collect(),
-                durability: self.plan.durability[index],
-                ablation: self.ablation,
-                seed: self.seed,
-                inbox_bytes: self.plan.inbox_bytes,
+                partitions: self.plan.partitions() as u16,
+                peers: peers.map(|p| Origin(p as u16)).collect(),
+                durability: self.plan.durability_of(index),
+                ablation: self.plan.off,
+                seed: self.plan.seed(),
+                inbox_bytes: self.plan.inbox_bytes() as usize,
+                sync_us: self.plan.sync_of(index),
             },
             clocks: Clocks { offset_us, drift_ppm, uptime_us },
             process: None,
             disk: MemoryStorage::new(),
+            logged: LogPosition(0),
+            full: false,
+            rotten: false,
+            ruined: false,
+            behind: false,
+            honest: None,
+            turns: self.plan.stream(Stream::Turns, index as u64),
+            disk_random,
             control_log: ControlLog::default(),
             life: 0,
             paused_until_us: 0,
@@ -371,7 +408,7 @@ impl World {
 
     /// What every origin has written that some region has on disk.
     pub(crate) fn durable_somewhere(&self) -> Vec<VersionVector> {
-        let mut all = vec![VersionVector::new(); usize::from(self.plan.partitions)];
+        let mut all = vec![VersionVector::new(); self.plan.partitions() as usize];
         for place in &self.places {
             for (all, synced) in all.iter_mut().zip(&place.synced) {
                 all.join(synced);
@@ -384,7 +421,13 @@ impl World {
     pub(crate) fn stable(&self) -> Vec<VersionVector> {
         let mut held: Vec<&[VersionVector]> =
             self.places.iter().map(|p| p.synced.as_slice()).collect();
-        held.extend(self.backup.as_ref().map(|(_, vectors, _)| vectors.as_slice()));
+        held.extend(self.backups.values().map(|(vectors, _)| vectors.as_slice()));
+        held.extend(self.places.iter().filter_map(|p| p.honest.as_deref()));
+        let nothing = vec![VersionVector::new(); self.plan.partitions() as usize];
+        if self.plan.bit_rot_us() > 0 {
+            // Any region may have to begin again from nothing.
+            held.push(&nothing);
+        }
         let least = |number: usize| {
             let mut least = held[0][number].clone();
             for (origin, time) in held[0][number].iter() {
@@ -393,7 +436,7 @@ impl World {
             }
             least
         };
-        (0..usize::from(self.plan.partitions)).map(least).collect()
+        (0..nothing.len()).map(least).collect()
     }
 
     /// Clients by their engine's number.

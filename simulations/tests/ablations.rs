@@ -3,13 +3,14 @@
 //! The bounds are at least eight times what was needed on average when they were set, so that a
 //! change of the schedule does not make them a matter of luck; docs/TESTING.md has the figures.
 
-use meridian_simulations::{Ablation, simulate};
+use meridian_simulations::{Ablation, Plan, simulate};
 
 /// Panics if no seed below `bound` notices that the rule is off.
 fn check(ablation: Ablation, bound: u64) {
-    let failure = (0..bound).find_map(|seed| simulate(seed, Some(ablation), None).err());
+    let failure =
+        (0..bound).find_map(|seed| simulate(&Plan::of(seed).without(Some(ablation)), None).err());
     let failure = failure.unwrap_or_else(|| panic!("{} unnoticed in {bound}", ablation.name()));
-    println!("{}: seed {}: {}", ablation.name(), failure.seed, failure.what);
+    println!("{}: seed {}: {}", ablation.name(), failure.plan.source(), failure.what);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use meridian_simulations::{Counts, simulate};
+use meridian_simulations::{Counts, Plan, simulate};
 
 /// Fixed seeds; two tests share them, so that both run at once.
 const FIXED: u64 = 600;
@@ -18,7 +18,7 @@ const FRESH: u64 = 300;
 fn check(seeds: impl Iterator<Item = u64>) -> Counts {
     let mut counts = Counts::default();
     for seed in seeds {
-        match simulate(seed, None, None) {
+        match simulate(&Plan::of(seed), None) {
             Ok(report) => counts.add(&report.counts),
             Err(failure) => panic!("{failure}"),
         }

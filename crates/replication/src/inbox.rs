@@ -67,6 +67,8 @@ pub struct Inbox {
     pub duplicates: u64,
     /// Frames that had to be asked for again.
     pub gaps: u64,
+    /// Frames that were dropped because too much waited; among the gaps as well.
+    pub overflows: u64,
 }
 
 impl Default for Inbox {
@@ -93,6 +95,7 @@ impl Inbox {
             quarantined: BTreeSet::new(),
             duplicates: 0,
             gaps: 0,
+            overflows: 0,
         }
     }
 
@@ -186,6 +189,7 @@ impl Inbox {
 
     fn hold(&mut self, header: FrameHeader, bytes: &[u8]) -> Option<InboxEvent> {
         if self.bytes + bytes.len() > self.limit {
+            self.overflows += 1;
             return self.miss(header.origin);
         }
         self.bytes += bytes.len();

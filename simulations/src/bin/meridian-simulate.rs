@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use meridian_simulations::{Ablation, Counts, Failure, simulate};
+use meridian_simulations::{Ablation, Counts, Failure, Plan, shrink, simulate};
 
 /// How often progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -39,12 +39,23 @@ struct Options {
     /// Run this seed alone.
     #[arg(long)]
     seed: Option<u64>,
+    /// Run this plan alone: one line of name=value, as a failure prints it.
+    #[arg(long, value_name = "PLAN", conflicts_with = "seed")]
+    replay: Option<String>,
+    /// Print the plan of a seed instead of running it.
+    #[arg(long)]
+    show: bool,
+    /// Do not look for a smaller plan that fails as well.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Write every failing plan, made small, into this directory: `simulations/corpus` keeps it
+    /// for ever.
+    #[arg(long, value_name = "DIRECTORY")]
+    save: Option<std::path::PathBuf>,
     /// Run seeds for so many minutes instead of a number of them.
     #[arg(long)]
     minutes: Option<u64>,
-    /// Switch off one rule, which must make seeds fail: one of apply-gaps, ignore-dependencies,
-    /// reuse-ordinal, ship-unsynced, checkpoint-ahead, drop-cuts, collect-early,
-    /// acknowledge-unsynced, keep-remains, expire-unsettled, reply-unsynced, checkpoint-unsynced.
+    /// Switch off one rule, which must make seeds fail; an unknown name lists them all.
     #[arg(long)]
     ablation: Option<String>,
     /// Print everything that happens.
@@ -71,45 +82,76 @@ struct Progress {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    let ablation = match &options.ablation {
+    let rule = match &options.ablation {
         None => None,
-        Some(name) => {
-            Some(Ablation::named(name).with_context(|| format!("no rule is called {name:?}"))?)
-        }
+        Some(name) => Some(Ablation::named(name).with_context(|| {
+            let known: Vec<&str> = Ablation::ALL.iter().map(|(name, _)| *name).collect();
+            format!("no rule is called {name:?}; these are: {}", known.join(", "))
+        })?),
     };
-    if let Some(seed) = options.seed {
-        return Ok(run_one(seed, ablation, options.trace));
+    if let Some(text) = &options.replay {
+        let plan: Plan = text.parse().map_err(anyhow::Error::msg)?;
+        let rule = rule.or(plan.rule_off());
+        return run_one(&plan.without(rule), &options);
     }
-    Ok(run_many(&options, ablation))
+    if let Some(seed) = options.seed {
+        return run_one(&Plan::of(seed).without(rule), &options);
+    }
+    run_many(&options, rule)
 }
 
-fn run_one(seed: u64, ablation: Option<Ablation>, trace: bool) -> ExitCode {
-    let sink: Option<fn(&str)> = if trace { Some(|line| println!("{line}")) } else { None };
-    match simulate(seed, ablation, sink) {
+fn run_one(plan: &Plan, options: &Options) -> Result<ExitCode> {
+    if options.show {
+        println!("{plan}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sink: Option<fn(&str)> = if options.trace { Some(|line| println!("{line}")) } else { None };
+    match simulate(plan, sink) {
         Ok(report) => {
             let seconds = report.simulated_us as f64 / 1e6;
             println!(
-                "seed {seed} holds after {seconds:.1} simulated seconds, trace {:016x}",
-                report.hash
+                "seed {} holds after {seconds:.1} simulated seconds, trace {:016x}",
+                report.seed, report.hash
             );
             print_counts(&report.counts);
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
         Err(failure) => {
-            println!("{failure}");
-            ExitCode::FAILURE
+            report(*failure, options)?;
+            Ok(ExitCode::FAILURE)
         }
     }
 }
 
-fn run_many(options: &Options, ablation: Option<Ablation>) -> ExitCode {
+/// Tells of a failure and keeps it.
+fn report(failure: Failure, options: &Options) -> Result<()> {
+    println!("\n{failure}");
+    let failure = if options.no_shrink || options.trace { failure } else { shrunk(failure) };
+    if let Some(directory) = &options.save {
+        let first = failure.what.lines().next().unwrap_or_default();
+        let path = directory.join(format!("seed-{}.plan", failure.plan.source()));
+        std::fs::write(&path, format!("# {first}\n{}\n", failure.plan))
+            .with_context(|| format!("writing {}", path.display()))?;
+        println!("kept as {}", path.display());
+    }
+    Ok(())
+}
+
+fn shrunk(failure: Failure) -> Failure {
+    println!("\nlooking for a smaller plan ...");
+    let small = shrink(failure);
+    println!("{small}");
+    small
+}
+
+fn run_many(options: &Options, rule: Option<Ablation>) -> Result<ExitCode> {
     let began = Instant::now();
     let progress = Progress::default();
     let until = options.minutes.map(|minutes| began + Duration::from_secs(60 * minutes));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..options.jobs.unwrap_or(cores))
-            .map(|_| scope.spawn(|| work(options, ablation, until, &progress)))
+            .map(|_| scope.spawn(|| work(options, rule, until, &progress)))
             .collect();
         while threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::park_timeout(SHOW_EVERY);
@@ -119,10 +161,10 @@ fn run_many(options: &Options, ablation: Option<Ablation>) -> ExitCode {
     if std::io::stdout().is_terminal() {
         println!();
     }
-    tell(&progress, began)
+    tell(options, &progress, began)
 }
 
-fn work(options: &Options, ablation: Option<Ablation>, until: Option<Instant>, all: &Progress) {
+fn work(options: &Options, rule: Option<Ablation>, until: Option<Instant>, all: &Progress) {
     loop {
         let offset = all.next.fetch_add(1, Ordering::Relaxed);
         let is_over = match until {
@@ -132,14 +174,14 @@ fn work(options: &Options, ablation: Option<Ablation>, until: Option<Instant>, a
         if is_over || all.stop.load(Ordering::Relaxed) {
             return;
         }
-        match simulate(options.from + offset, ablation, None) {
+        match simulate(&Plan::of(options.from + offset).without(rule), None) {
             Ok(report) => {
                 all.simulated_us.fetch_add(report.simulated_us, Ordering::Relaxed);
                 lock(&all.counts).add(&report.counts);
             }
             Err(failure) => {
                 all.simulated_us.fetch_add(failure.at_us, Ordering::Relaxed);
-                lock(&all.failures).push(failure);
+                lock(&all.failures).push(*failure);
                 all.stop.store(!options.keep_going, Ordering::Relaxed);
             }
         }
@@ -168,7 +210,7 @@ fn show(options: &Options, progress: &Progress, began: Instant) {
     let _ = std::io::stdout().flush();
 }
 
-fn tell(progress: &Progress, began: Instant) -> ExitCode {
+fn tell(options: &Options, progress: &Progress, began: Instant) -> Result<ExitCode> {
     let seconds = began.elapsed().as_secs_f64();
     let done = progress.done.load(Ordering::Relaxed);
     let simulated = progress.simulated_us.load(Ordering::Relaxed) as f64 / 1e6;
@@ -178,16 +220,15 @@ fn tell(progress: &Progress, began: Instant) -> ExitCode {
         done as f64 / seconds,
         simulated / seconds,
     );
-    let mut failures = lock(&progress.failures);
-    failures.sort_by_key(|failure| failure.seed);
-    for failure in failures.iter() {
-        println!("\n{failure}");
-    }
+    let mut failures = std::mem::take(&mut *lock(&progress.failures));
     if failures.is_empty() {
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
-    println!("\n{} of {done} seeds failed", failures.len());
-    ExitCode::FAILURE
+    failures.sort_by_key(|failure| failure.plan.source());
+    let count = failures.len();
+    failures.into_iter().try_for_each(|failure| report(failure, options))?;
+    println!("\n{count} of {done} seeds failed");
+    Ok(ExitCode::FAILURE)
 }
 
 fn print_counts(counts: &Counts) {

@@ -1,14 +1,16 @@
 //! Starting, syncing, checkpointing, dying: what regions do with their disks.
 
 use meridian_clock::{Origin, Time, VersionVector};
-use meridian_store::{CheckpointBatch, CrashModel, MemoryStorage, Meta, Storage};
+use meridian_store::{CheckpointBatch, CrashModel, Entries, Frame, MemoryStorage, Meta, Storage};
 
-use super::{Event, World};
+use super::{Event, World, faults::Relief};
 use crate::{
     ablation::Ablation,
     control_log::ControlPlane,
+    disk::{SimDisk, Step},
     lockstep::Lockstep,
     plan::{MS, SECOND},
+    random::Random,
     region::{Progress, Region, RegionConfig},
 };
 
@@ -19,8 +21,14 @@ const CHECK_EVERY_US: u64 = 500 * MS;
 const CHECKPOINT_STEP_US: u64 = 10 * MS;
 
 impl World {
-    /// Starts the process of a place from its disk.
+    /// Starts the process of a place from its disk. A disk that is refused is given up.
     pub(super) fn start(&mut self, place: usize) -> Result<(), String> {
+        if self.places[place].ruined {
+            return self.begin_again(place);
+        }
+        if self.places[place].behind {
+            return self.renumber(place, None);
+        }
         let topology = self.topology;
         let here = &mut self.places[place];
         here.life += 1;
@@ -28,25 +36,33 @@ impl World {
         here.syncing = false;
         here.paused_until_us = 0;
         let disk = std::mem::take(&mut here.disk);
-        let mut process = Region::start(here.config.clone(), disk)?;
+        let mut process = match Region::start(here.config.clone(), disk) {
+            Err(_) if here.rotten => return self.begin_again(place),
+            started => started?,
+        };
+        process.storage.set_full(here.full);
+        self.counts.restarts_from_both += u64::from(process.from_both);
         let vectors = process.vectors();
+        here.logged = process.storage.bounds().1;
         here.appended.clone_from(&vectors);
         here.synced.clone_from(&vectors);
         here.looked.clone_from(&vectors);
         here.looked_now = Time::ZERO;
         here.sets = Lockstep::rebuilt(&self.history, &vectors);
-        if self.plan.control {
+        if self.plan.control() > 0 {
             process.control = Some(self.start_control(place)?);
         }
+        let turn_us = self.plan.turn_us();
+        let checkpoint_us = self.plan.checkpoint_us();
         let here = &mut self.places[place];
         here.process = Some(process);
         let life = here.life;
-        let first_us = self.schedule.range(0, self.plan.turn_us);
+        let first_us = here.turns.range(0, turn_us);
+        let checkpoint_after_us = here.turns.range(0, checkpoint_us);
         self.add(first_us, Event::Turn(place, life));
         self.add(CHECK_EVERY_US / 2, Event::Check(place, life));
-        if let Some(every_us) = self.plan.checkpoint {
-            let delay_us = self.schedule.range(0, every_us);
-            self.add(delay_us, Event::Checkpoint(place, life));
+        if checkpoint_us > 0 {
+            self.add(checkpoint_after_us, Event::Checkpoint(place, life));
         }
         Ok(())
     }
@@ -56,22 +72,20 @@ impl World {
         let log = std::mem::take(&mut here.control_log);
         let now_ms = here.clocks.steady_ms(self.now_us);
         let incarnation = here.clocks.physical_us(self.now_us);
-        let regions = self.plan.regions as u16;
+        let regions = self.plan.regions() as u16;
         let round_trip_ms = self.network.round_trip_ms();
         ControlPlane::start(place as u16, regions, round_trip_ms, log, now_ms, incarnation)
     }
 
     /// Asks for a sync if there is something to sync and none is under way.
     pub(super) fn schedule_sync(&mut self, place: usize) {
-        let (from, upto) = self.plan.sync_us[place];
         let here = &mut self.places[place];
         let needs = here.process.as_ref().is_some_and(Region::needs_sync);
         if here.syncing || !needs {
             return;
         }
         here.syncing = true;
-        let life = here.life;
-        let delay_us = self.schedule.range(from, upto);
+        let (life, delay_us) = (here.life, here.sync_us());
         self.add(delay_us, Event::Synced(place, life));
     }
 
@@ -86,17 +100,17 @@ impl World {
     }
 
     pub(super) fn checkpoint(&mut self, place: usize) -> Result<(), String> {
-        let keys = self.schedule.range(1, 3) as usize;
+        let keys = self.places[place].turns.range(1, 3) as usize;
         let Some(process) = self.process(place) else { return Ok(()) };
         let (progress, frames) = process.checkpoint_step(keys)?;
         self.committed(place, &frames)?;
-        let every_us = self.plan.checkpoint.unwrap_or(SECOND);
+        let every_us = self.plan.checkpoint_us().max(MS);
         let delay_us = match progress {
-            Progress::Under => self.schedule.range(0, CHECKPOINT_STEP_US),
-            Progress::Idle => self.schedule.range(0, every_us),
+            Progress::Under => self.places[place].turns.range(0, CHECKPOINT_STEP_US),
+            Progress::Idle => self.places[place].turns.range(0, every_us),
             Progress::Complete => {
                 self.counts.checkpoints += 1;
-                self.schedule.range(0, every_us)
+                self.places[place].turns.range(0, every_us)
             }
         };
         let life = self.places[place].life;
@@ -107,7 +121,7 @@ impl World {
     pub(super) fn check(&mut self, place: usize) {
         let here = &self.places[place];
         let (now_ms, life) = (here.clocks.steady_ms(self.now_us), here.life);
-        let took_ms = self.plan.sync_us[place].1 / MS;
+        let took_ms = here.config.sync_us.1 / MS;
         if let Some(plane) = self.process(place).and_then(|p| p.control.as_mut()) {
             plane.check(now_ms, took_ms);
             self.add(CHECK_EVERY_US, Event::Check(place, life));
@@ -117,36 +131,70 @@ impl World {
     /// The process of a place dies, or the whole machine.
     pub(super) fn crash(&mut self, place: usize, machine: bool) -> Result<(), String> {
         let Some(process) = self.places[place].process.take() else { return Ok(()) };
-        let Region { storage, control, .. } = process;
+        self.counts.harvest(&process);
+        let Region { mut storage, control, .. } = process;
         let mut control_log = control.map(ControlPlane::into_log).unwrap_or_default();
+        let is_loyal = self.places[place].honest.is_none();
+        let r = &mut self.places[place].disk_random;
         let model = if machine {
-            let log_bytes = self.faults.below(storage.unsynced() + 1);
-            let batches = self.faults.below(storage.pending_batches() + 1);
-            control_log.crash(Some(self.faults.below(control_log.unsynced() + 1)));
-            CrashModel::Machine { log_bytes, batches }
+            control_log.crash(Some(r.below(control_log.unsynced() + 1)));
+            lose_part(&mut storage, is_loyal, r)
         } else {
             control_log.crash(None);
             CrashModel::Process
         };
-        let disk = storage.crash(model);
+        let appended = storage.bounds().1;
+        let disk = storage.reopen(model);
         self.part_from(place);
         let here = &mut self.places[place];
         here.control_log = control_log;
-        here.disk = disk;
         if machine {
-            here.clocks.uptime_us = self.faults.range(0, 100 * SECOND);
+            here.clocks.uptime_us = here.disk_random.range(0, 100 * SECOND);
         }
         self.trace.fault(self.now_us, || {
             format!("region {place} dies, {}", if machine { "machine" } else { "process" })
         });
-        self.lose_unsynced(place, machine)
+        match disk {
+            Ok(disk) => {
+                self.counts.torn_tails += u64::from(disk.bounds().1 < appended);
+                self.learn_unseen(place, &disk)?;
+                self.places[place].disk = disk;
+                self.lose_unsynced(place, machine)
+            }
+            // What a liar says of itself may contradict what it holds.
+            Err(_) if self.places[place].rotten || !is_loyal => {
+                self.give_up(place);
+                Ok(())
+            }
+            Err(error) => Err(format!("region {place} finds what nobody has done: {error}")),
+        }
+    }
+
+    /// A process whose disk has failed ends.
+    pub(super) fn fall(&mut self, place: usize) -> Result<(), String> {
+        let failed = self.places[place].process.as_ref().and_then(|p| p.storage.failed());
+        self.trace.fault(self.now_us, || format!("disk of {place} fails: {failed:?}"));
+        match failed {
+            Some(Step::Append) => self.counts.failed_appends += 1,
+            Some(Step::Sync) => self.counts.failed_syncs += 1,
+            Some(Step::Portion | Step::Record) => self.counts.failed_checkpoints += 1,
+            Some(Step::Release) => self.counts.failed_releases += 1,
+            Some(Step::Read) => self.counts.failed_reads += 1,
+            None => {}
+        }
+        // After a sync that failed nobody knows what of it is on disk.
+        self.crash(place, failed == Some(Step::Sync))?;
+        let mut r = self.places[place].disk_random.clone();
+        self.come_back(place, &mut r);
+        self.places[place].disk_random = r;
+        Ok(())
     }
 
     /// Clients and peers lose a process that has died.
     fn part_from(&mut self, place: usize) {
         self.network.forget_end(place);
         for other in (0..self.places.len()).filter(|other| *other != place) {
-            let notice_us = self.faults.spread(MS, SECOND);
+            let notice_us = self.places[place].turns.spread(MS, SECOND);
             self.break_session(crate::network::pair(place, other), notice_us);
         }
         for (slot, home) in self.homes.iter().enumerate() {
@@ -154,21 +202,61 @@ impl World {
                 self.clients[slot] = None;
             }
         }
-        self.history.forget_notes(self.places[place].config.origin);
+    }
+
+    /// What the process had just appended when it died, and nobody has seen yet.
+    fn learn_unseen(&mut self, place: usize, disk: &MemoryStorage) -> Result<(), String> {
+        let logged = self.places[place].logged;
+        let me = self.places[place].config.origin;
+        if disk.bounds().1 <= logged {
+            return Ok(());
+        }
+        let bytes = disk.read(logged, usize::MAX).map_err(|e| e.to_string())?;
+        for entry in Entries::new(&bytes, logged) {
+            for bytes in entry.frames() {
+                let frame = Frame::decode(bytes).map_err(|e| e.to_string())?;
+                let header = &frame.header;
+                self.trace.mix_bytes(bytes);
+                if header.origin == me {
+                    self.history.learn(&frame)?;
+                }
+                let appended = &mut self.places[place].appended;
+                appended[usize::from(header.partition)].raise(header.origin, header.last);
+            }
+        }
+        Ok(())
     }
 
     /// Finds out what the dead region's disk still holds; the rest of its own writes never was.
     fn lose_unsynced(&mut self, place: usize, machine: bool) -> Result<(), String> {
-        let here = &self.places[place];
+        let here = &mut self.places[place];
         let (me, config) = (here.config.origin, here.config.clone());
-        let kept = recovered(config, here.disk.clone())?;
+        let kept = match recovered(config, here.disk.clone()) {
+            Err(_) if here.rotten => {
+                self.give_up(place);
+                return Ok(());
+            }
+            kept => kept?,
+        };
+        let is_loyal = here.honest.is_none();
         for (number, (kept, synced)) in kept.iter().zip(&here.synced).enumerate() {
-            if !kept.dominates(synced) {
+            if is_loyal && !kept.dominates(synced) {
                 return Err(format!("region {place} lost synced frames of partition {number}"));
             }
         }
         if !machine && kept != here.appended {
             return Err(format!("region {place} has lost frames with its process alone"));
+        }
+        let before: Vec<VersionVector> = std::mem::replace(&mut here.appended, kept.clone());
+        here.synced.clone_from(&kept);
+        if !is_loyal {
+            // What it lost may live on elsewhere: it has said that it was durable.
+            self.history.forget_notes(me);
+            let here = &mut self.places[place];
+            here.honest = None;
+            here.behind = before != kept;
+            self.counts.betrayals += u64::from(before != kept);
+            return Ok(());
         }
         let lost = self.history.forget(me, &kept);
         self.counts.lost_operations += lost.len() as u64;
@@ -180,32 +268,80 @@ impl World {
         }
         self.promises
             .retain(|p| p.dot.origin != me || kept[usize::from(p.partition)].covers(p.dot));
-        let here = &mut self.places[place];
-        here.appended.clone_from(&kept);
-        here.synced = kept;
         Ok(())
+    }
+
+    /// The disk of a dead region is refused: what only it had is lost.
+    fn give_up(&mut self, place: usize) {
+        self.trace.fault(self.now_us, || format!("the disk of {place} is refused"));
+        let here = &mut self.places[place];
+        here.ruined = true;
+        here.honest = None;
+        here.disk = MemoryStorage::new();
+        let nothing = vec![VersionVector::new(); here.appended.len()];
+        here.appended.clone_from(&nothing);
+        here.synced = nothing;
+        let me = here.config.origin;
+        self.history.forget_notes(me);
+    }
+
+    /// Whether logs may be cut short: while a region may have to begin from an older state, what
+    /// it would need must be there.
+    pub(super) fn may_release(&self) -> bool {
+        let begins_again = self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0;
+        self.plan.releases() > 0 && self.backups.is_empty() && !begins_again
     }
 
     /// Takes a copy of a region's disk as it would be found after the machine's death.
     pub(super) fn back_up(&mut self, place: usize) {
-        let Some(process) = &self.places[place].process else { return };
-        let disk = process.storage.clone().crash(CrashModel::Machine { log_bytes: 0, batches: 0 });
-        self.backup = Some((place, self.places[place].synced.clone(), disk));
-        self.trace.fault(self.now_us, || format!("region {place} is copied"));
+        let here = &self.places[place];
+        let Some(process) = here.process.as_ref().filter(|_| here.honest.is_none()) else {
+            return;
+        };
+        let model = CrashModel::Machine { log_bytes: 0, batches: 0 };
+        // A copy reads everything and is refused where that is damaged.
+        let Ok(disk) = process.storage.clone().reopen(model) else { return };
+        if !self.places[place].rotten {
+            self.backups.insert(place, (self.places[place].synced.clone(), disk));
+            self.trace.fault(self.now_us, || format!("region {place} is copied"));
+        }
     }
 
-    /// Sets a region back to the copy, under a new ordinal, of which every region is told: all
-    /// processes start again with the new topology.
-    pub(super) fn restore(&mut self) -> Result<(), String> {
-        let Some((place, _, disk)) = self.backup.take() else { return Ok(()) };
+    /// Sets a region back to its copy.
+    pub(super) fn restore(&mut self, r: &mut Random) -> Result<(), String> {
+        let places: Vec<usize> = self.backups.keys().copied().collect();
+        if places.is_empty() || !self.has_ordinals() {
+            return Ok(());
+        }
+        let place = r.pick(&places);
+        let Some((_, disk)) = self.backups.remove(&place) else { return Ok(()) };
+        self.counts.restores += 1;
+        self.renumber(place, Some(disk))
+    }
+
+    /// A region whose disk is refused begins again: from its copy if there is one, else from
+    /// nothing.
+    fn begin_again(&mut self, place: usize) -> Result<(), String> {
+        let backup = self.backups.remove(&place);
+        match &backup {
+            Some(_) => self.counts.restores += 1,
+            None => self.counts.rebirths += 1,
+        }
+        self.renumber(place, Some(backup.map(|(_, disk)| disk).unwrap_or_default()))
+    }
+
+    /// A region goes on under a new ordinal, with another disk or its own, of which every region
+    /// is told: all processes start again with the new topology.
+    fn renumber(&mut self, place: usize, disk: Option<MemoryStorage>) -> Result<(), String> {
+        let dead: Vec<bool> = self.places.iter().map(|p| p.process.is_none()).collect();
         for other in 0..self.places.len() {
             self.crash(other, false)?;
         }
-        self.counts.restores += 1;
         let former = self.places[place].config.origin;
         let here = &mut self.places[place];
-        here.disk = disk;
-        if self.ablation != Some(Ablation::ReuseOrdinal) {
+        here.disk = disk.unwrap_or(std::mem::take(&mut here.disk));
+        (here.rotten, here.ruined, here.behind, here.honest) = (false, false, false, None);
+        if self.plan.off != Some(Ablation::ReuseOrdinal) {
             here.config.origin = Origin(self.next_origin);
             self.next_origin += 1;
             reidentify(&mut here.disk, &here.config)?;
@@ -220,14 +356,16 @@ impl World {
             let me = place.config.origin;
             place.config.peers = origins.iter().copied().filter(|o| *o != me).collect();
         }
-        self.trace.fault(self.now_us, || format!("region {place} is set back, was {former}"));
-        (0..self.places.len()).try_for_each(|place| self.start(place))
+        self.trace.fault(self.now_us, || format!("region {place} goes on anew, was {former}"));
+        let living = (0..self.places.len()).filter(|other| *other == place || !dead[*other]);
+        let living: Vec<usize> = living.filter(|other| !self.is_left_out(*other)).collect();
+        living.into_iter().try_for_each(|place| self.start(place))
     }
 
     /// What only the former incarnation had is lost, and may be; nothing else.
     fn forget_unshipped(&mut self, former: Origin) {
         let durable = self.durable_somewhere();
-        if self.ablation == Some(Ablation::ReuseOrdinal) {
+        if self.plan.off == Some(Ablation::ReuseOrdinal) {
             let kept: Vec<VersionVector> = self
                 .places
                 .iter()
@@ -238,6 +376,97 @@ impl World {
         }
         self.promises.retain(|p| durable[usize::from(p.partition)].covers(p.dot));
     }
+
+    /// A disk has no room for a while.
+    pub(super) fn fill_up(&mut self, r: &mut Random) {
+        self.counts.full_disks += 1;
+        let (place, for_us) = (self.any_place(r), r.spread(20 * MS, SECOND));
+        let here = &mut self.places[place];
+        here.full = true;
+        if let Some(process) = &mut here.process {
+            process.storage.set_full(true);
+        }
+        self.trace.fault(self.now_us, || format!("disk of {place} is full for {for_us} us"));
+        self.add(for_us, Event::Relief(Relief::Room(place)));
+    }
+
+    pub(super) fn make_room(&mut self, place: usize) {
+        let here = &mut self.places[place];
+        here.full = false;
+        if let Some(process) = &mut here.process {
+            process.storage.set_full(false);
+        }
+    }
+
+    /// A bit of what a region has on disk changes.
+    pub(super) fn rot(&mut self, r: &mut Random) {
+        let place = self.any_place(r);
+        let (in_log, at, bit) = (r.chance(700), r.range(0, 1 << 40), r.range(0, 7));
+        let has_ordinals = self.has_ordinals();
+        let here = &mut self.places[place];
+        let Some(process) = here.process.as_mut().filter(|_| here.honest.is_none()) else {
+            return;
+        };
+        let synced = process.storage.synced_position().0 - process.storage.bounds().0.0;
+        if !has_ordinals || (in_log && synced == 0) {
+            return;
+        }
+        here.rotten = true;
+        self.counts.rots += 1;
+        if in_log {
+            process.storage.inner_mut().flip_log_bit((at % synced) as usize, bit as u8);
+        } else {
+            process.storage.inner_mut().flip_checkpoint_bit();
+        }
+        self.trace.fault(self.now_us, || format!("disk of {place} rots, in log: {in_log}"));
+    }
+
+    /// A disk whose damage nobody has met yet is found by a scrub and given up.
+    pub(super) fn replace_rotten(&mut self, place: usize) -> Result<(), String> {
+        if !self.places[place].rotten {
+            return Ok(());
+        }
+        self.crash(place, false)?;
+        if !self.places[place].ruined {
+            self.give_up(place);
+        }
+        self.start(place)
+    }
+
+    /// A disk begins to lie, until its machine dies.
+    pub(super) fn lie(&mut self, r: &mut Random) {
+        let (place, for_us) = (self.any_place(r), r.spread(20 * MS, SECOND));
+        let has_ordinals = self.has_ordinals();
+        let here = &mut self.places[place];
+        let Some(process) = here.process.as_mut().filter(|_| !here.rotten) else { return };
+        if here.honest.is_none() && has_ordinals {
+            process.storage.lie();
+            here.honest = Some(here.synced.clone());
+            let life = here.life;
+            self.trace.fault(self.now_us, || format!("disk of {place} lies"));
+            self.add(for_us, Event::Relief(Relief::Betrayal(place, life)));
+        }
+    }
+
+    /// The machine of a lying disk dies: the region is behind what it has shown, and has to go on
+    /// under a new ordinal.
+    pub(super) fn betray(&mut self, place: usize) -> Result<(), String> {
+        self.crash(place, true)?;
+        self.start(place)
+    }
+}
+
+/// Decides what of the unsynced the machine's death leaves.
+fn lose_part(storage: &mut SimDisk, is_loyal: bool, r: &mut Random) -> CrashModel {
+    let unsynced = storage.bounds().1.0 - storage.inner().synced_position().0;
+    let unsynced = unsynced as usize;
+    if unsynced > 0 && r.chance(300) {
+        storage.inner_mut().lose_sector(r.below(unsynced));
+    }
+    let log_bytes = r.below(unsynced + 1);
+    let batches = r.below(storage.pending_batches() + 1);
+    // Tables may hold what the lying log has lost: they go with it.
+    CrashModel::Machine { log_bytes, batches: if is_loyal { batches } else { 0 } }
 }
 
 /// What a disk holds, by partition.

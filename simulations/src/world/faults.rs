@@ -1,23 +1,15 @@
 //! When faults strike, what they do, and how they end.
 
-use super::{Event, VERDICT_EVERY_US, World};
+use super::{Event, Place, World};
 use crate::{
+    disk::{Blow, Moment},
     network::{Pair, pair},
-    plan::{Every, MS, SECOND, Weather},
+    plan::{Fault, MS, SECOND},
+    random::{Random, Stream},
 };
 
-/// What strikes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    SessionBreak,
-    Cut,
-    ProcessCrash,
-    MachineCrash,
-    Pause,
-    ClockJump,
-    BackUp,
-    Restore,
-}
+/// Ordinals are handed out once, and there are only so many.
+const MAX_ORIGINS: u16 = meridian_clock::MAX_REGIONS as u16;
 
 /// What ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,87 +20,84 @@ pub(crate) enum Relief {
     Heal(Pair),
     /// A session that has been silent for too long is given up.
     Idle(Pair, u64),
+    /// There is room on a disk again.
+    Room(usize),
+    /// The machine whose disk has lied dies.
+    Betrayal(usize, u64),
     /// All faults and all clients.
     Everything,
 }
 
 impl World {
-    /// Puts the first of every kind of fault into the queue.
+    /// Puts the first strike of every kind of fault into the queue.
     pub(super) fn plan_faults(&mut self) {
-        let faults = self.plan.faults.clone();
-        for (every, fault) in [
-            (faults.session_break, Fault::SessionBreak),
-            (faults.cut, Fault::Cut),
-            (faults.process_crash, Fault::ProcessCrash),
-            (faults.machine_crash, Fault::MachineCrash),
-            (faults.pause, Fault::Pause),
-            (faults.clock_jump, Fault::ClockJump),
-        ] {
-            self.plan_next(every, fault);
-        }
-        if faults.restore {
-            let copied_us = self.faults.range(0, self.plan.active_us / 2);
-            let restored_us = self.faults.range(copied_us, self.plan.active_us);
-            self.add(copied_us, Event::Strike(Fault::BackUp));
-            self.add(restored_us, Event::Strike(Fault::Restore));
+        for (_, fault) in Fault::ALL {
+            self.plan_strike(fault, 0);
         }
     }
 
-    fn plan_next(&mut self, every: Every, fault: Fault) {
-        if let Some(every_us) = every {
-            let delay_us = self.faults.range(0, 2 * every_us);
-            self.add(delay_us, Event::Strike(fault));
+    /// Every strike has a stream of its own: one that is skipped moves no other.
+    fn stream_of(&self, fault: Fault, number: u64) -> Random {
+        self.plan.stream(Stream::Strike, ((fault as u64) << 32) | number)
+    }
+
+    fn plan_strike(&mut self, fault: Fault, number: u64) {
+        let every_us = self.plan.every_us(fault);
+        if every_us > 0 {
+            let delay_us = self.stream_of(fault, number).range(0, 2 * every_us);
+            self.add(delay_us, Event::Strike(fault, number));
         }
     }
 
-    pub(super) fn strike(&mut self, fault: Fault) -> Result<(), String> {
+    pub(super) fn strike(&mut self, fault: Fault, number: u64) -> Result<(), String> {
         if self.calm {
             return Ok(());
         }
-        let faults = self.plan.faults.clone();
+        self.plan_strike(fault, number + 1);
+        if self.plan.skipped.contains(&(fault, number)) {
+            return Ok(());
+        }
+        self.struck.push((fault, number));
+        // Apart from the stream that its time came from.
+        let r = &mut self.stream_of(fault, number | 1 << 31);
+        self.trace.fault(self.now_us, || format!("{}.{number}", fault.name()));
         match fault {
             Fault::SessionBreak => {
-                let pair = self.any_pair();
-                let notice_us = self.faults.spread(MS, SECOND);
-                self.break_session(pair, notice_us);
-                self.plan_next(faults.session_break, fault);
+                let pair = self.any_pair(r);
+                self.break_session(pair, r.spread(MS, SECOND));
             }
-            Fault::Cut => {
-                self.cut();
-                self.plan_next(faults.cut, fault);
+            Fault::Cut => self.cut(r),
+            Fault::Isolation => self.isolate(r),
+            Fault::ProcessCrash => self.kill(false, r)?,
+            Fault::MachineCrash => self.kill(true, r)?,
+            Fault::StepCrash => {
+                let moment = r.pick(&[Moment::Before, Moment::Halfway, Moment::After]);
+                self.doom(Blow { after_steps: r.range(0, 12), moment }, r);
             }
-            Fault::ProcessCrash => {
-                self.counts.process_crashes += 1;
-                self.kill(false)?;
-                self.plan_next(faults.process_crash, fault);
+            Fault::IoError => {
+                self.counts.io_errors += 1;
+                self.doom(Blow { after_steps: r.range(0, 3), moment: Moment::Before }, r);
             }
-            Fault::MachineCrash => {
-                self.counts.machine_crashes += 1;
-                self.kill(true)?;
-                self.plan_next(faults.machine_crash, fault);
-            }
+            Fault::DiskFull => self.fill_up(r),
+            Fault::BitRot => self.rot(r),
+            Fault::LyingSync => self.lie(r),
             Fault::Pause => {
                 self.counts.pauses += 1;
-                let place = self.any_place();
-                let for_us = self.faults.spread(20 * MS, 2 * SECOND);
+                let (place, for_us) = (self.any_place(r), r.spread(20 * MS, 2 * SECOND));
                 self.places[place].paused_until_us = self.now_us + for_us;
                 self.trace.fault(self.now_us, || format!("region {place} stops for {for_us} us"));
-                self.plan_next(faults.pause, fault);
             }
             Fault::ClockJump => {
                 self.counts.clock_jumps += 1;
-                let place = self.any_place();
-                let most = faults.clock_jump_us;
-                let by_us = self.faults.range(0, 2 * most) as i64 - most as i64;
+                let (place, by_us) = (self.any_place(r), r.around(self.plan.jump_us()));
                 self.places[place].clocks.offset_us += by_us;
                 self.trace.fault(self.now_us, || format!("clock of {place} jumps {by_us} us"));
-                self.plan_next(faults.clock_jump, fault);
             }
             Fault::BackUp => {
-                let place = self.any_place();
+                let place = self.any_place(r);
                 self.back_up(place);
             }
-            Fault::Restore => self.restore()?,
+            Fault::Restore => self.restore(r)?,
         }
         Ok(())
     }
@@ -116,12 +105,16 @@ impl World {
     pub(super) fn relieve(&mut self, relief: Relief) -> Result<(), String> {
         match relief {
             Relief::Start(place) => {
-                if self.places[place].process.is_none() {
+                if self.places[place].process.is_none() && !self.is_left_out(place) {
                     self.trace.fault(self.now_us, || format!("region {place} starts"));
                     self.start(place)?;
                 }
             }
-            Relief::Heal(pair) => self.heal(pair),
+            Relief::Heal(pair) => {
+                if self.probe.is_none() {
+                    self.heal(pair);
+                }
+            }
             Relief::Idle(pair, number) => {
                 let is_cut =
                     self.network.is_cut(pair.0, pair.1) || self.network.is_cut(pair.1, pair.0);
@@ -129,96 +122,109 @@ impl World {
                     self.break_session(pair, 100 * MS);
                 }
             }
-            Relief::Everything => self.calm_down()?,
+            Relief::Room(place) => self.make_room(place),
+            Relief::Betrayal(place, life) => {
+                if self.lives(place, life) && self.places[place].honest.is_some() && !self.calm {
+                    self.betray(place)?;
+                }
+            }
+            Relief::Everything => self.heal_all()?,
         }
         Ok(())
     }
 
-    /// From here on nothing goes wrong any more.
-    fn calm_down(&mut self) -> Result<(), String> {
-        self.trace.fault(self.now_us, || "everything heals".to_owned());
-        self.calm = true;
-        self.backup = None;
-        for a in 0..self.places.len() {
-            for b in a + 1..self.places.len() {
-                self.heal(pair(a, b));
-            }
-            let here = &mut self.places[a];
-            here.paused_until_us = 0;
-            here.clocks.offset_us = 0;
-            here.primary = a == 0;
-        }
-        self.network.change_weather(|w| Weather {
-            loss: 0,
-            duplicates: 0,
-            window_bytes: 1 << 20,
-            ..w
-        });
-        for place in 0..self.places.len() {
-            if self.places[place].process.is_none() {
-                self.start(place)?;
-            }
-        }
-        self.add(VERDICT_EVERY_US, Event::Verdict);
-        Ok(())
+    /// Whether another ordinal can be handed out.
+    pub(super) fn has_ordinals(&self) -> bool {
+        let will_need_one = |p: &&Place| p.rotten || p.ruined || p.behind || p.honest.is_some();
+        let needed = self.places.iter().filter(will_need_one).count();
+        usize::from(self.next_origin) + needed < usize::from(MAX_ORIGINS)
     }
 
-    fn cut(&mut self) {
+    fn cut(&mut self, r: &mut Random) {
         self.counts.cuts += 1;
-        let pair = self.any_pair();
+        let pair = self.any_pair(r);
         let ways = [(pair.0, pair.1), (pair.1, pair.0)];
-        let cut = match self.faults.below(3) {
+        let cut = match r.below(3) {
             0 => &ways[..1],
             1 => &ways[1..],
             _ => &ways[..],
         };
-        for (from, to) in cut {
+        let (for_us, patience_us) = (r.spread(20 * MS, 4 * SECOND), r.spread(200 * MS, 3 * SECOND));
+        self.cut_ways(pair, cut, for_us, patience_us);
+    }
+
+    fn isolate(&mut self, r: &mut Random) {
+        self.counts.isolations += 1;
+        let place = self.any_place(r);
+        let (for_us, patience_us) = (r.spread(20 * MS, 4 * SECOND), r.spread(200 * MS, 3 * SECOND));
+        for other in (0..self.places.len()).filter(|other| *other != place) {
+            let ways = [(place, other), (other, place)];
+            self.cut_ways(pair(place, other), &ways, for_us, patience_us);
+        }
+    }
+
+    fn cut_ways(&mut self, pair: Pair, ways: &[(usize, usize)], for_us: u64, patience_us: u64) {
+        for (from, to) in ways {
             self.network.cut(*from, *to);
         }
-        let for_us = self.faults.spread(20 * MS, 4 * SECOND);
-        let patience_us = self.faults.spread(200 * MS, 3 * SECOND);
-        self.trace.fault(self.now_us, || format!("cut {cut:?} for {for_us} us"));
+        self.trace.fault(self.now_us, || format!("cut {ways:?} for {for_us} us"));
         self.add(for_us, Event::Relief(Relief::Heal(pair)));
         if let Some(number) = self.network.number(pair) {
             self.add(patience_us, Event::Relief(Relief::Idle(pair, number)));
         }
     }
 
-    fn heal(&mut self, pair: Pair) {
+    pub(super) fn heal(&mut self, pair: Pair) {
         self.network.heal(pair);
-        for arrival in self.network.resume(self.now_us, pair, &mut self.schedule) {
+        for arrival in self.network.resume(self.now_us, pair) {
             self.queue.add(arrival.at_us, Event::Arrival(arrival));
         }
     }
 
-    fn kill(&mut self, machine: bool) -> Result<(), String> {
-        let place = if machine { self.any_unsynced() } else { self.any_place() };
+    fn kill(&mut self, machine: bool, r: &mut Random) -> Result<(), String> {
+        let place = if machine { self.any_unsynced(r) } else { self.any_place(r) };
         if self.places[place].process.is_none() {
             return Ok(());
         }
-        let away_us = self.faults.spread(MS, self.plan.faults.away_us.max(MS));
+        if machine {
+            self.counts.machine_crashes += 1;
+        } else {
+            self.counts.process_crashes += 1;
+        }
         self.crash(place, machine)?;
-        self.add(away_us, Event::Relief(Relief::Start(place)));
+        self.come_back(place, r);
         Ok(())
     }
 
-    fn any_place(&mut self) -> usize {
-        self.faults.below(self.places.len())
+    /// What died starts again, later.
+    pub(super) fn come_back(&mut self, place: usize, r: &mut Random) {
+        let away_us = r.spread(MS, self.plan.away_us().max(MS));
+        self.add(away_us, Event::Relief(Relief::Start(place)));
+    }
+
+    fn doom(&mut self, blow: Blow, r: &mut Random) {
+        let place = self.any_place(r);
+        if let Some(process) = &mut self.places[place].process {
+            process.storage.strike(blow);
+        }
+    }
+
+    pub(super) fn any_place(&mut self, r: &mut Random) -> usize {
+        r.below(self.places.len())
     }
 
     /// Rather a machine that has something to lose.
-    fn any_unsynced(&mut self) -> usize {
-        let first = self.any_place();
+    fn any_unsynced(&mut self, r: &mut Random) -> usize {
+        let first = self.any_place(r);
         let count = self.places.len();
         let has_unsynced =
             |place: &usize| self.places[*place].process.as_ref().is_some_and(|p| p.needs_sync());
         (0..count).map(|step| (first + step) % count).find(has_unsynced).unwrap_or(first)
     }
 
-    fn any_pair(&mut self) -> Pair {
-        let a = self.any_place();
-        let b =
-            (a + self.faults.range(1, self.places.len() as u64 - 1) as usize) % self.places.len();
+    fn any_pair(&mut self, r: &mut Random) -> Pair {
+        let a = self.any_place(r);
+        let b = (a + r.range(1, self.places.len() as u64 - 1) as usize) % self.places.len();
         pair(a, b)
     }
 }

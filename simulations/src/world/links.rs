@@ -15,7 +15,7 @@ const DIAL_EVERY_US: u64 = 60 * MS;
 impl World {
     /// Two regions try to connect, and will try again.
     pub(super) fn dial(&mut self, pair: Pair) {
-        let again_us = self.schedule.range(DIAL_EVERY_US / 2, DIAL_EVERY_US * 3 / 2);
+        let again_us = self.dials.range(DIAL_EVERY_US / 2, DIAL_EVERY_US * 3 / 2);
         self.add(again_us, Event::Dial(pair));
         let (a, b) = (&self.places[pair.0], &self.places[pair.1]);
         let both_live = a.process.is_some() && b.process.is_some() && a.topology == b.topology;
@@ -28,9 +28,9 @@ impl World {
         for (end, former) in untold {
             self.end_session(pair, former, end);
         }
-        let way_us = self.network.delay_us(pair.0, pair.1, &mut self.schedule);
+        let way_us = self.network.delay_us(pair.0, pair.1);
         for end in [pair.0, pair.1] {
-            let delay_us = way_us + self.schedule.range(0, way_us);
+            let delay_us = way_us + self.places[end].turns.range(0, way_us);
             self.add(delay_us, Event::Up { pair, number, end });
         }
         self.trace.line(self.now_us, || format!("{pair:?} session {number}"));
@@ -45,7 +45,7 @@ impl World {
             process.peer_up(peer, number);
         }
         // What the other end sent before this one knew.
-        for arrival in self.network.resume(self.now_us, pair, &mut self.schedule) {
+        for arrival in self.network.resume(self.now_us, pair) {
             self.queue.add(arrival.at_us, Event::Arrival(arrival));
         }
         self.maybe_end_turn(end)
@@ -70,7 +70,7 @@ impl World {
         let Some(number) = self.network.break_session(pair) else { return };
         self.counts.breaks += 1;
         for end in [pair.0, pair.1] {
-            let delay_us = self.faults.range(0, notice_us);
+            let delay_us = self.places[end].turns.range(0, notice_us);
             self.add(delay_us, Event::Down { pair, number, end });
         }
     }
@@ -82,8 +82,8 @@ impl World {
         let peer = self.places[from].config.origin;
         self.trace.mix(&[from as u64, to as u64, lane as u64]);
         self.trace.mix_bytes(&bytes);
-        let drops = if self.calm { 0 } else { self.plan.faults.inbound_drops };
-        let drop_batch = lane == Lane::Live && self.faults.chance(drops);
+        let drops = if self.calm { 0 } else { self.plan.inbound_drops() };
+        let drop_batch = lane == Lane::Live && self.places[to].turns.chance(drops);
         self.counts.drops += u64::from(drop_batch);
         let Some(process) = self.process(to) else { return Ok(()) };
         match lane {
@@ -126,11 +126,14 @@ impl World {
         for effect in effects {
             match effect {
                 DataEffect::Send { peer, session, message } => {
-                    let drops = if self.calm { 0 } else { self.plan.faults.outbound_drops };
-                    if self.faults.chance(drops) {
+                    let drops = if self.calm { 0 } else { self.plan.outbound_drops() };
+                    if self.places[place].turns.chance(drops) {
                         self.counts.drops += 1;
                         continue;
                     }
+                    let again =
+                        matches!(&message, PeerMessage::Subscribe(asked) if asked.number > 1);
+                    self.counts.resubscriptions += u64::from(again);
                     self.trace.line(self.now_us, || format!("{place} -> {peer} {message:?}"));
                     self.send(place, peer, session, Lane::Control, message.encode());
                 }
@@ -174,7 +177,7 @@ impl World {
             if self.network.is_cut(from, to) {
                 continue;
             }
-            for at_us in self.network.datagram(self.now_us, (from, to), &mut self.schedule) {
+            for at_us in self.network.datagram(self.now_us, (from, to)) {
                 let bytes = bytes.to_vec();
                 self.queue.add(at_us, Event::Datagram { pair, number, from, bytes });
             }
@@ -193,9 +196,7 @@ impl World {
         let Some(to) = self.place_of(peer) else { return };
         let ways = (from, to);
         let now_us = self.now_us;
-        if let Some(arrival) =
-            self.network.send(now_us, ways, session, lane, bytes, &mut self.schedule)
-        {
+        if let Some(arrival) = self.network.send(now_us, ways, session, lane, bytes) {
             self.queue.add(arrival.at_us, Event::Arrival(arrival));
         }
     }

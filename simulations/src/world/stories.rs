@@ -1,30 +1,13 @@
 //! What random faults do not show, because they end: stories told on purpose.
 
-use meridian_keyspace::Durability;
-
-use super::{World, faults::Fault};
-use crate::plan::{Faults, MS, Plan, SECOND, Weather};
+use super::World;
+use crate::plan::{Fault, MS, SECOND};
 
 /// Three regions 40 ms apart; nothing goes wrong but what the story says.
 fn calm_world() -> World {
-    let mut plan = Plan::of(1);
-    let weather = Weather {
-        delay_us: 40 * MS,
-        jitter_us: 4 * MS,
-        loss: 20,
-        duplicates: 20,
-        window_bytes: 1 << 20,
-    };
-    plan.regions = 3;
-    plan.durability = vec![Durability::Everysec; 3];
-    plan.control = true;
-    plan.weather = vec![vec![weather; 3]; 3];
-    plan.clocks = vec![(0, 0); 3];
-    plan.sync_us = vec![(MS, 5 * MS); 3];
-    plan.faults = Faults::default();
-    plan.active_us = 60 * SECOND;
-    plan.turn_us = 5 * MS;
-    World::planned(1, plan, None, None).expect("starts")
+    let plan = "seed=1 regions=3 durability=1 control=1 delay=40000 jitter=100 loss=20 \
+                duplicates=20 active=60000000 think=50000 families=strings+counters+sets";
+    World::new(plan.parse().expect("a plan"), None).expect("starts")
 }
 
 impl World {
@@ -101,7 +84,7 @@ fn a_region_that_stands_still_is_not_missed_for_ever() {
     assert_eq!(world.primaries(), [1], "its lease ran out while it slept");
     world.run_until(6 * SECOND);
     assert!(world.primaries().len() <= 1);
-    world.strike(Fault::SessionBreak).expect("a session breaks");
+    world.strike(Fault::SessionBreak, 0).expect("a session breaks");
     world.run_until(25 * SECOND);
     assert_eq!(world.primaries(), [0]);
 }

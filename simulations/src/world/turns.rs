@@ -3,7 +3,7 @@
 use meridian_clock::{Dot, Time, VersionVector};
 use meridian_keyspace::slot_of;
 use meridian_resp::Value;
-use meridian_store::Frame;
+use meridian_store::{Frame, Storage};
 
 use super::{Event, World};
 use crate::{
@@ -18,11 +18,11 @@ use crate::{
 const CONTROL_EVERY_US: u64 = 10 * MS;
 
 /// The log is cut short in one of so many thousand turns.
-const RELEASES: u32 = 100;
+const RELEASES: u64 = 100;
 
 /// A primary looks at a key that is in use, whether it has expired, in so many turns of a
 /// thousand.
-const SWEEPS: u32 = 150;
+const SWEEPS: u64 = 150;
 
 /// A client that finds its region dead tries again after this long.
 const RECONNECT_US: u64 = 50 * MS;
@@ -31,33 +31,39 @@ impl World {
     /// Everything that is due in a region.
     pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
         self.control_turn(place)?;
-        let (now_us, releases) = (self.now_us, self.plan.releases && self.backup.is_none());
+        let (now_us, releases) = (self.now_us, self.may_release());
         let steady_ms = self.places[place].clocks.steady_ms(now_us);
         let primary = self.is_primary(place);
-        let release = releases && self.schedule.chance(RELEASES);
-        let slot = (primary && self.schedule.chance(SWEEPS)).then(|| {
-            let key = self.schedule.pick(&self.keys);
-            slot_of(&key)
-        });
+        let turns = &mut self.places[place].turns;
+        let release = releases && turns.chance(RELEASES);
+        let slot = (primary && turns.chance(SWEEPS)).then(|| slot_of(&turns.pick(&self.keys)));
         let peers = self.places[place].config.peers.clone();
         let Some(process) = self.process(place) else { return Ok(()) };
         let (before, now) = (process.vectors(), process.node.engine().stage().now());
+        let waiting = process.residue();
         process.node.tick(steady_ms, primary);
+        let collected = waiting.saturating_sub(process.residue());
         if let Some(slot) = slot {
             // As if the sweep had come round to it: a full round takes longer than most runs.
             let stage = process.node.engine_mut().stage_mut();
             stage.expire_slot(slot, stage.now(), &peers);
         }
-        if release {
-            process.release()?;
-        }
+        let released = release && process.release()?;
+        let is_complete = process.node.lags().count() == peers.len();
+        self.counts.residues += collected as u64;
+        self.counts.releases += u64::from(released);
+        self.counts.releases_without_a_peer += u64::from(released && !is_complete);
         self.note_writes(place, &before, now, true);
         self.end_turn(place)
     }
 
     /// Ends the turn of a region now, or leaves it to a later event.
     pub(super) fn maybe_end_turn(&mut self, place: usize) -> Result<(), String> {
-        if self.schedule.chance(self.plan.commits) { self.end_turn(place) } else { Ok(()) }
+        if self.places[place].turns.chance(self.plan.commits()) {
+            self.end_turn(place)
+        } else {
+            Ok(())
+        }
     }
 
     /// One commit, and what may leave after it.
@@ -86,6 +92,10 @@ impl World {
             here.appended[usize::from(header.partition)].raise(header.origin, header.last);
         }
         self.counts.operations = self.history.operations;
+        let here = &mut self.places[place];
+        if let Some(process) = &here.process {
+            here.logged = process.storage.bounds().1;
+        }
         self.schedule_sync(place);
         Ok(())
     }
@@ -101,7 +111,7 @@ impl World {
         let me = self.places[place].config.origin;
         let Some(process) = self.places[place].process.as_ref() else { return Vec::new() };
         let mut wrote = Vec::new();
-        for (number, before) in (0..self.plan.partitions).zip(before) {
+        for (number, before) in (0..self.plan.partitions() as u16).zip(before) {
             let upto = process.node.engine().stage().partition(number).vector.get(me);
             if upto > before.get(me) {
                 self.history.note(number, me, Note { upto, now, swept });
@@ -122,16 +132,16 @@ impl World {
             self.add(RECONNECT_US, Event::Client(slot));
             return Ok(());
         }
-        let think_us = self.workload.think_us();
+        let think_us = self.workloads[slot].think_us();
         self.add(think_us, Event::Client(slot));
         self.connect(slot);
-        for command in self.workload.next() {
+        for command in self.workloads[slot].next() {
             self.execute(slot, command);
         }
         self.maybe_end_turn(place)
     }
 
-    fn connect(&mut self, slot: usize) {
+    pub(super) fn connect(&mut self, slot: usize) {
         if self.clients[slot].is_some() {
             return;
         }
@@ -143,10 +153,11 @@ impl World {
         }
     }
 
-    fn execute(&mut self, slot: usize, command: Command) {
+    /// A client's command is executed. Gives the last operation of each partition that it wrote.
+    pub(super) fn execute(&mut self, slot: usize, command: Command) -> Vec<(u16, Dot)> {
         let place = self.homes[slot];
-        let Some(id) = self.clients[slot].as_ref().map(|c| c.id) else { return };
-        let Some(process) = self.process(place) else { return };
+        let Some(id) = self.clients[slot].as_ref().map(|c| c.id) else { return Vec::new() };
+        let Some(process) = self.process(place) else { return Vec::new() };
         let engine = process.node.engine_mut();
         let (before, now) = (engine.stage().vectors(), engine.stage().now());
         let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
@@ -156,8 +167,9 @@ impl World {
         self.trace
             .line(self.now_us, || format!("{place} client {id} {} {wrote:?}", show(&command)));
         if let Some(client) = self.clients[slot].as_mut() {
-            client.sent(Sent { command, wrote });
+            client.sent(Sent { command, wrote: wrote.clone() });
         }
+        wrote
     }
 
     /// Clients read what has been released to them.
@@ -255,8 +267,7 @@ impl World {
         match plane.turn(now_ms)? {
             Outcome::Done(effects) => self.send_control(place, effects),
             Outcome::MustSync => {
-                let (from, upto) = self.plan.sync_us[place];
-                let (delay_us, life) = (self.schedule.range(from, upto), self.places[place].life);
+                let (delay_us, life) = (self.places[place].sync_us(), self.places[place].life);
                 self.add(delay_us, Event::ControlSynced(place, life));
             }
         }

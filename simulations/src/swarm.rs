@@ -1,0 +1,145 @@
+//! The plan of a seed: every fault is on in some runs and off in others.
+//!
+//! Groce et al., "Swarm Testing" (2012): a run that has everything on at once hides what one
+//! fault alone would show. Limits are tiny, so that short runs reach them.
+
+use crate::{
+    plan::{Family, Fault, MS, Plan, SECOND},
+    random::{Random, Stream},
+};
+
+/// About the most commands of a run: more of them take longer and find no more.
+const MAX_COMMANDS: u64 = 600;
+
+/// One run in so many has [`MANY`] regions.
+const CROWDED_IN: usize = 500;
+/// The most regions that a cluster is made for.
+const MANY: u64 = 50;
+
+/// How often each kind of fault is on, in a thousand runs.
+const ON: [(Fault, u64); 13] = [
+    (Fault::SessionBreak, 350),
+    (Fault::Cut, 350),
+    (Fault::Isolation, 200),
+    (Fault::ProcessCrash, 250),
+    (Fault::MachineCrash, 300),
+    (Fault::StepCrash, 300),
+    (Fault::IoError, 150),
+    (Fault::DiskFull, 100),
+    (Fault::BitRot, 80),
+    (Fault::LyingSync, 80),
+    (Fault::Pause, 250),
+    (Fault::ClockJump, 250),
+    (Fault::Restore, 200),
+];
+
+/// The plan of a seed.
+pub(crate) fn plan(seed: u64) -> Plan {
+    let mut plan = Plan::calm(seed);
+    let r = &mut plan.stream(Stream::Plan, 0);
+    let is_crowded = r.below(CROWDED_IN) == 0;
+    shape(&mut plan, r);
+    network(&mut plan, r);
+    machines(&mut plan, r);
+    // None at all in some runs: what fails there is no fault's doing.
+    if !r.chance(100) {
+        faults(&mut plan, r);
+    }
+    clients(&mut plan, r);
+    if is_crowded {
+        crowd(&mut plan, r);
+    }
+    plan
+}
+
+fn shape(plan: &mut Plan, r: &mut Random) {
+    plan.set_regions(r.pick(&[2, 3, 3, 3, 3, 3, 4, 4, 5, 6]));
+    plan.set_partitions(r.pick(&[1, 2, 4]));
+    plan.set_active_us(r.spread(400 * MS, 5 * SECOND));
+    plan.set_durability(r.range(0, 2));
+    plan.set_control(u64::from(r.chance(300)));
+    plan.set_all_primary(u64::from(r.chance(200)));
+    plan.set_inbox_bytes(if r.chance(250) { r.range(100, 2000) } else { 0 });
+    plan.set_turn_us(r.spread(2 * MS, 20 * MS));
+    plan.set_checkpoint_us(if r.chance(700) { r.spread(20 * MS, SECOND) } else { 0 });
+    plan.set_releases(u64::from(r.chance(700)));
+    plan.set_look_us(r.spread(80 * MS, 600 * MS));
+    plan.set_commits(r.pick(&[0, 200, 1000]));
+    plan.set_partial(u64::from(r.chance(400)));
+}
+
+fn network(plan: &mut Plan, r: &mut Random) {
+    plan.set_delay_us(r.spread(MS / 2, 250 * MS));
+    plan.set_jitter(r.pick(&[0, 100, 1000]));
+    plan.set_loss(if r.chance(400) { r.range(1, 300) } else { 0 });
+    plan.set_duplicates(if r.chance(300) { r.range(1, 200) } else { 0 });
+    plan.set_narrow(u64::from(r.chance(150)));
+}
+
+fn machines(plan: &mut Plan, r: &mut Random) {
+    // Beyond sixty seconds ahead a region's frames are held back by the others.
+    plan.set_skew_us(match r.below(10) {
+        0 => 61 * SECOND,
+        1..=3 => 2 * SECOND,
+        4..=6 => 100 * MS,
+        _ => 0,
+    });
+    plan.set_drift_ppm(r.pick(&[0, 100, 100, 1000, 20_000]));
+    plan.set_sync_us(if r.chance(400) { SECOND } else { 8 * MS });
+}
+
+fn faults(plan: &mut Plan, r: &mut Random) {
+    let active_us = plan.active_us();
+    for (fault, per_mille) in ON {
+        let every_us = r.spread(active_us / 12, active_us);
+        if r.chance(per_mille)
+            && let Some(number) = plan.number_mut(fault.name())
+        {
+            *number = every_us;
+        }
+    }
+    if plan.restore_us() > 0 || (plan.bit_rot_us() > 0 && r.chance(500)) {
+        plan.set_backup_us(r.spread(active_us / 6, active_us));
+    }
+    plan.set_away_us(r.spread(20 * MS, 2 * SECOND));
+    plan.set_jump_us(r.spread(50 * MS, 5 * SECOND));
+    plan.set_inbound_drops(if r.chance(200) { r.range(5, 150) } else { 0 });
+    plan.set_outbound_drops(if r.chance(200) { r.range(5, 150) } else { 0 });
+}
+
+fn clients(plan: &mut Plan, r: &mut Random) {
+    let all = Family::ALL.map(|(_, family)| family);
+    plan.families = all.into_iter().filter(|_| r.chance(400)).collect();
+    if plan.families.is_empty() {
+        plan.families.push(r.pick(&all));
+    }
+    plan.set_clients(r.range(1, 3));
+    plan.set_think_us(r.spread(2 * MS, 120 * MS));
+    plan.set_keys(r.range(1, 2));
+    plan.set_reads(r.pick(&[100, 300, 500]));
+    plan.set_ttl_ms(r.spread(30, 4000));
+    plan.set_transactions(r.pick(&[0, 100, 300]));
+    let most = if r.chance(8) {
+        plan.set_padding(r.spread(20_000, 700_000));
+        MAX_COMMANDS / 4
+    } else {
+        MAX_COMMANDS
+    };
+    let least_us = plan.active_us() * plan.clients() * plan.regions() / most;
+    plan.set_think_us(plan.think_us().max(least_us));
+}
+
+/// As many regions as a cluster may have, for a short time: each says little, all together much.
+fn crowd(plan: &mut Plan, r: &mut Random) {
+    plan.set_regions(MANY);
+    plan.set_active_us(r.spread(200 * MS, 600 * MS));
+    plan.set_partitions(1);
+    plan.set_clients(1);
+    plan.set_think_us(r.spread(100 * MS, 400 * MS));
+    plan.set_control(0);
+    plan.set_turn_us(20 * MS);
+    plan.set_padding(0);
+    plan.set_drift_ppm(100);
+    plan.set_delay_us(plan.delay_us().min(80 * MS));
+    plan.set_restore_us(0);
+}

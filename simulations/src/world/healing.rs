@@ -1,0 +1,181 @@
+//! How everything heals: perhaps a part first, which must go on alone, then the rest.
+//!
+//! A region that waits for one that never comes back is as dead as that one. So a majority heals
+//! first, with no more links than connect it, and has to show progress while the others stay away.
+
+use meridian_clock::Dot;
+
+use super::{Event, VERDICT_EVERY_US, World};
+use crate::{
+    judge::PATIENCE_US,
+    network::pair,
+    plan::{SECOND, Weather},
+    random::Stream,
+};
+
+/// Clocks that were wrong by more than this are set ahead of all that was stamped meanwhile.
+const WILD_US: u64 = 30 * SECOND;
+
+/// The part that has healed, and what was written in it since.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    members: Vec<usize>,
+    /// By member that has written already: where and what.
+    wrote: Vec<(u16, Dot)>,
+    begun: bool,
+}
+
+impl World {
+    /// The time of faults is over.
+    pub(super) fn heal_all(&mut self) -> Result<(), String> {
+        self.calm = true;
+        (0..self.places.len()).try_for_each(|place| self.replace_rotten(place))?;
+        self.backups.clear();
+        self.healed_us = self.now_us;
+        self.network.change_weather(|w| Weather {
+            loss: 0,
+            duplicates: 0,
+            window_bytes: 1 << 20,
+            ..w
+        });
+        self.add(VERDICT_EVERY_US, Event::Verdict);
+        if self.plan.partial() > 0 && self.places.len() > 2 {
+            return self.heal_part();
+        }
+        self.heal_rest()
+    }
+
+    /// Whether the region stays away while a part goes on alone.
+    pub(super) fn is_left_out(&self, place: usize) -> bool {
+        self.probe.as_ref().is_some_and(|probe| !probe.members.contains(&place))
+    }
+
+    /// Whether only a part has healed as yet.
+    pub(crate) fn probing(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    fn heal_part(&mut self) -> Result<(), String> {
+        let r = &mut self.plan.stream(Stream::Healing, 0);
+        let mut members: Vec<usize> = (0..self.places.len()).collect();
+        while members.len() > self.places.len() / 2 + 1 {
+            let gone = r.below(members.len());
+            members.remove(gone);
+        }
+        self.trace.fault(self.now_us, || format!("only {members:?} heal"));
+        self.counts.partial_heals += 1;
+        let mut linked = Vec::new();
+        for (index, place) in members.iter().enumerate().skip(1) {
+            linked.push(pair(*place, members[r.below(index)]));
+        }
+        // The control group talks from voter to voter; data finds its way along any tree.
+        let all_links = self.plan.control() > 0;
+        for a in 0..self.places.len() {
+            for b in a + 1..self.places.len() {
+                let inside = members.contains(&a) && members.contains(&b);
+                if inside && (all_links || linked.contains(&(a, b))) {
+                    self.heal((a, b));
+                } else {
+                    self.network.cut(a, b);
+                    self.network.cut(b, a);
+                    self.break_session((a, b), SECOND);
+                }
+            }
+        }
+        self.probe = Some(Probe { members: members.clone(), wrote: Vec::new(), begun: false });
+        members.iter().try_for_each(|place| self.recover_place(*place, members[0]))
+    }
+
+    fn heal_rest(&mut self) -> Result<(), String> {
+        self.trace.fault(self.now_us, || "everything heals".to_owned());
+        self.probe = None;
+        self.healed_us = self.now_us;
+        for a in 0..self.places.len() {
+            for b in a + 1..self.places.len() {
+                self.heal(pair(a, b));
+            }
+        }
+        (0..self.places.len()).try_for_each(|place| self.recover_place(place, 0))
+    }
+
+    /// Nothing is wrong any more with a region, and it runs.
+    fn recover_place(&mut self, place: usize, primary: usize) -> Result<(), String> {
+        let jump_us = self.plan.jump_us() as i64;
+        let wild = self.plan.clock_jump_us() > 0 && self.plan.jump_us() > WILD_US;
+        let here = &mut self.places[place];
+        here.paused_until_us = 0;
+        here.clocks.offset_us = if wild { 64 * jump_us } else { 0 };
+        here.primary = place == primary;
+        self.make_room(place);
+        let here = &mut self.places[place];
+        if let Some(process) = &mut here.process {
+            process.storage.be_kind();
+            return Ok(());
+        }
+        self.start(place)
+    }
+
+    /// The part that has healed shows that it goes on: what is written in one member reaches all.
+    pub(crate) fn part_verdict(&mut self) -> Result<(), String> {
+        let Some(mut probe) = self.probe.take() else { return Ok(()) };
+        if !probe.begun {
+            probe.begun = true;
+            for place in &probe.members {
+                probe.wrote.extend(self.write_probe(*place));
+            }
+        }
+        for place in &probe.members {
+            self.end_turn(*place)?;
+        }
+        let Some(why) = self.stuck(&probe) else {
+            self.check_part(&probe)?;
+            self.add(VERDICT_EVERY_US, Event::Verdict);
+            return self.heal_rest();
+        };
+        let members = probe.members.clone();
+        self.probe = Some(probe);
+        if self.now_us > self.healed_us + PATIENCE_US {
+            return Err(format!("regions {members:?} do not go on without the others: {why}"));
+        }
+        self.add(VERDICT_EVERY_US, Event::Verdict);
+        Ok(())
+    }
+
+    fn write_probe(&mut self, place: usize) -> Vec<(u16, Dot)> {
+        let key = format!("y{place}").into_bytes();
+        if !self.keys.contains(&key) {
+            self.keys.push(key.clone());
+        }
+        let Some(slot) = self.homes.iter().position(|home| *home == place) else {
+            return Vec::new();
+        };
+        self.connect(slot);
+        self.execute(slot, vec![b"SET".to_vec(), key, format!("probe{place}").into_bytes()])
+    }
+
+    fn stuck(&self, probe: &Probe) -> Option<String> {
+        for place in &probe.members {
+            let Some(process) = &self.places[*place].process else {
+                return Some(format!("region {place} is dead"));
+            };
+            let vectors = process.vectors();
+            for (partition, dot) in &probe.wrote {
+                if !vectors[usize::from(*partition)].covers(*dot) {
+                    return Some(format!("region {place} lacks {dot}"));
+                }
+            }
+        }
+        if self.plan.control() == 0 {
+            return None;
+        }
+        let primaries = probe.members.iter().filter(|place| self.is_primary(**place)).count();
+        (primaries != 1).then(|| format!("{primaries} regions are primary"))
+    }
+
+    fn check_part(&mut self, probe: &Probe) -> Result<(), String> {
+        if probe.wrote.len() < probe.members.len() {
+            return Err(format!("only {} of {:?} could write", probe.wrote.len(), probe.members));
+        }
+        Ok(())
+    }
+}
