@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::limits::{LEASE_MARGIN_MS, MAX_REGIONS};
+use crate::members::{MemberStatus, Members};
 use crate::{Error, Result};
 
 /// Durations in milliseconds; the same in every region.
@@ -79,6 +80,35 @@ impl FailoverConfig {
         // losing one region does not cost both.
         let voters = priority.iter().rev().copied().collect();
         Self { id, voters, regions: priority.clone(), priority, timing: Timing::default() }
+    }
+
+    /// The configuration that follows for the present members: those that live are watched, those
+    /// that are active may be primary (founders in the configured order, then the others as they
+    /// joined), and `voters` vote. The same in every region that has the same members, whatever
+    /// else its topology file names.
+    pub(crate) fn with_members(&self, members: &Members, voters: &BTreeSet<u16>) -> Self {
+        if members.is_empty() {
+            return self.clone();
+        }
+        let is_founder = |region: &u16| members.get(*region).is_some_and(|m| m.is_founder);
+        let mut regions: BTreeSet<u16> = members.live().map(|(region, _)| region).collect();
+        regions.insert(self.id);
+        let founders =
+            |list: &[u16]| -> Vec<u16> { list.iter().copied().filter(is_founder).collect() };
+        let active = members.live().filter(|(_, m)| m.status == MemberStatus::Active);
+        let (mut priority, mut ranked) = (founders(&self.priority), founders(&self.voters));
+        priority.retain(|region| members.is_active(*region));
+        priority.extend(active.filter(|(_, m)| !m.is_founder).map(|(region, _)| region));
+        ranked.retain(|region| voters.contains(region));
+        let rest: Vec<u16> = voters.iter().copied().filter(|r| !ranked.contains(r)).collect();
+        ranked.extend(rest);
+        Self {
+            id: self.id,
+            voters: ranked,
+            regions: regions.into_iter().collect(),
+            priority,
+            timing: self.timing.clone(),
+        }
     }
 
     /// How many voters make a majority.

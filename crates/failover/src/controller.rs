@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::action::Action;
-use crate::decide::{Facts, Trackers, decide};
+use crate::decide::{Facts, Trackers, admit, decide};
 use crate::health::{CheckReport, Checks, Health, Level, Reason, worst};
 use crate::heartbeat::Heartbeat;
 use crate::lease::Lease;
 use crate::limits::{PROPOSAL_RETRY_MS, TRANSFER_RETRY_MS};
+use crate::members::{MemberChange, MemberStatus};
 use crate::peers::{Peers, Reach};
-use crate::state::{Applied, ControlState, RegionState};
+use crate::state::{Applied, ControlState, MemberEntry, RegionState};
 use crate::{Error, FailoverConfig, Result};
 
 /// One region's controller. Deterministic: the same calls give the same actions. `now_ms` is the
@@ -17,6 +18,11 @@ use crate::{Error, FailoverConfig, Result};
 /// for the last.
 #[derive(Debug, Clone)]
 pub struct Failover {
+    /// As the topology file has it.
+    base: FailoverConfig,
+    /// Who votes in the control group.
+    voters: BTreeSet<u16>,
+    /// What follows of both for the present members.
     config: FailoverConfig,
     incarnation: u64,
     now_ms: u64,
@@ -26,6 +32,7 @@ pub struct Failover {
     checks: Checks,
     trackers: Trackers,
     is_caught_up: bool,
+    is_drained: bool,
     heartbeat_due_ms: u64,
     /// Epoch and time of the last proposal.
     proposed: Option<(u64, u64)>,
@@ -56,20 +63,29 @@ impl Failover {
         now_ms: u64,
         incarnation: u64,
     ) -> Result<Self> {
-        config.validate()?;
-        if !state.regions.keys().eq(config.regions.iter().collect::<BTreeSet<_>>()) {
+        let base = config;
+        base.validate()?;
+        if state.members.is_empty()
+            && !state.regions.keys().eq(base.regions.iter().collect::<BTreeSet<_>>())
+        {
             return Err(Error::State("names other regions than the configuration"));
         }
+        let voters = base.voters.iter().copied().filter(|r| state.regions.contains_key(r));
+        let voters: BTreeSet<u16> = voters.collect();
+        let config = base.with_members(&state.members, &voters);
         Ok(Self {
             peers: Peers::new(&config, now_ms),
             lease: Lease::new(&config, now_ms, incarnation),
             checks: Checks::new(now_ms),
             trackers: Trackers::new(&config, now_ms),
+            base,
+            voters,
             config,
             incarnation,
             now_ms,
             state,
             is_caught_up: false,
+            is_drained: false,
             heartbeat_due_ms: now_ms,
             proposed: None,
             transferred_ms: None,
@@ -101,6 +117,27 @@ impl Failover {
     /// before it says so.
     pub fn set_caught_up(&mut self, is_caught_up: bool) {
         self.is_caught_up = is_caught_up;
+    }
+
+    /// Says whether every other region durably has all that this one has written. A region that
+    /// leaves says so last.
+    pub fn set_drained(&mut self, is_drained: bool) {
+        self.is_drained = is_drained;
+    }
+
+    /// The control group's voters have changed. Every region is told in the same order as it
+    /// applies entries.
+    pub fn set_voters(&mut self, voters: BTreeSet<u16>) {
+        if self.voters != voters && !voters.is_empty() {
+            self.voters = voters;
+            self.reconfigure();
+        }
+    }
+
+    /// The configuration for the present members: who is watched, who votes and in which order
+    /// they should lead, who may be primary.
+    pub fn config(&self) -> &FailoverConfig {
+        &self.config
     }
 
     /// Applies a committed entry of the control group. Apply all that is committed before the
@@ -136,6 +173,9 @@ impl Failover {
             if actions.is_empty() {
                 actions.extend(self.transfer(now_ms, &facts));
             }
+        }
+        if actions.is_empty() {
+            actions.extend(self.take_leave(now_ms));
         }
         if now_ms >= self.heartbeat_due_ms {
             actions.push(Action::Broadcast(self.heartbeat(now_ms)));
@@ -227,23 +267,34 @@ impl Failover {
                 self.trackers.state_changed(region, now_ms, status.state);
             }
         }
+        let has_new_members = self.state.members != state.members;
         self.state = state;
+        if has_new_members {
+            self.reconfigure();
+        }
         self.proposed = None;
         // A handover waits for this news.
         self.heartbeat_due_ms = now_ms;
     }
 
+    fn reconfigure(&mut self) {
+        self.config = self.base.with_members(&self.state.members, &self.voters);
+        self.peers.set_regions(&self.config);
+        self.trackers.set_regions(&self.config.regions);
+    }
+
     fn facts(&self, now_ms: u64) -> BTreeMap<u16, Facts> {
         let facts = |&region: &u16| {
             let reach = self.peers.reach(region, now_ms, &self.config);
-            let (level, is_caught_up) = match region == self.config.id {
-                true => (Some(self.own_level(now_ms)), self.is_caught_up),
+            let (level, is_caught_up, epoch) = match region == self.config.id {
+                true => (Some(self.own_level(now_ms)), self.is_caught_up, self.state.epoch),
                 false => {
                     let last = self.peers.fresh(region, now_ms, &self.config);
-                    (last.map(|l| l.level), last.is_some_and(|l| l.is_caught_up))
+                    let epoch = last.map_or(0, |l| l.epoch);
+                    (last.map(|l| l.level), last.is_some_and(|l| l.is_caught_up), epoch)
                 }
             };
-            (region, Facts { reach, level, is_caught_up })
+            (region, Facts { reach, level, is_caught_up, epoch })
         };
         self.config.regions.iter().map(facts).collect()
     }
@@ -253,25 +304,52 @@ impl Failover {
     }
 
     fn propose(&mut self, now_ms: u64, facts: &BTreeMap<u16, Facts>) -> Option<Action> {
-        if let Some((epoch, proposed_ms)) = self.proposed
-            && epoch == self.state.epoch
-            && now_ms < proposed_ms + PROPOSAL_RETRY_MS
-        {
+        if self.has_just_proposed(now_ms) {
             return None;
         }
-        let decision = decide(&self.state, &self.trackers, facts, now_ms, &self.config)?;
+        let decision = decide(&self.state, &self.trackers, facts, now_ms, &self.config);
+        let entry = match decision {
+            Some(decision) => decision.encode(),
+            None => admit(&self.state, facts)?.encode(),
+        };
         self.proposed = Some((self.state.epoch, now_ms));
-        Some(Action::Propose(decision.encode()))
+        Some(Action::Propose(entry))
     }
 
-    /// Losing one region should not cost the primary and the control leader at once.
+    /// The last step of a region that leaves is its own to take: only it knows what it has
+    /// written. The leader passes it on.
+    fn take_leave(&mut self, now_ms: u64) -> Option<Action> {
+        let region = self.config.id;
+        let is_due = self.state.members.status(region) == Some(MemberStatus::Leaving)
+            && self.is_drained
+            && self.state.primary != region
+            && !self.has_just_proposed(now_ms);
+        if !is_due {
+            return None;
+        }
+        self.proposed = Some((self.state.epoch, now_ms));
+        let change = MemberChange::Left { region };
+        Some(Action::Propose(MemberEntry { based_on: self.state.epoch, change }.encode()))
+    }
+
+    fn has_just_proposed(&self, now_ms: u64) -> bool {
+        self.proposed.is_some_and(|(epoch, proposed_ms)| {
+            epoch == self.state.epoch && now_ms < proposed_ms + PROPOSAL_RETRY_MS
+        })
+    }
+
+    /// Losing one region should not cost the primary and the control leader at once; and a region
+    /// that leaves does not lead.
     fn transfer(&mut self, now_ms: u64, facts: &BTreeMap<u16, Facts>) -> Option<Action> {
         let is_recent = |ms: u64| now_ms < ms + TRANSFER_RETRY_MS;
-        if self.state.primary != self.config.id || self.transferred_ms.is_some_and(is_recent) {
+        let should_go =
+            self.state.primary == self.config.id || !self.state.members.is_active(self.config.id);
+        if !should_go || self.transferred_ms.is_some_and(is_recent) {
             return None;
         }
         let is_fit = |region: &u16| {
             *region != self.config.id
+                && self.state.members.is_active(*region)
                 && self.state.state_of(*region) == Some(RegionState::Up)
                 && facts.get(region).is_some_and(|f| f.reach == Reach::Heard)
         };

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use crate::FailoverConfig;
 use crate::health::Level;
 use crate::limits::MAX_FLAPS;
+use crate::members::{MemberChange, MemberStatus};
 use crate::peers::Reach;
-use crate::state::{Cause, Change, ControlState, Decision, RegionState, RegionStatus};
+use crate::state::{Cause, Change, ControlState, Decision, MemberEntry, RegionState, RegionStatus};
 
 /// What is known of a region at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +19,8 @@ pub(crate) struct Facts {
     /// Its own word on its health; `None` while it is not heard here.
     pub(crate) level: Option<Level>,
     pub(crate) is_caught_up: bool,
+    /// The control epoch that it has applied, as far as was heard.
+    pub(crate) epoch: u64,
 }
 
 impl Facts {
@@ -49,6 +52,14 @@ impl Trackers {
     pub(crate) fn new(config: &FailoverConfig, now_ms: u64) -> Self {
         let tracker = Tracker { up_since: now_ms, ..Tracker::default() };
         Self { by_region: config.regions.iter().map(|&region| (region, tracker)).collect() }
+    }
+
+    /// Begins to track new regions and forgets those that are gone.
+    pub(crate) fn set_regions(&mut self, regions: &[u16]) {
+        self.by_region.retain(|region, _| regions.contains(region));
+        for &region in regions {
+            self.by_region.entry(region).or_default();
+        }
     }
 
     pub(crate) fn observe(&mut self, region: u16, now_ms: u64, facts: Facts) {
@@ -84,11 +95,30 @@ pub(crate) fn decide(
     let mut states: BTreeMap<u16, RegionState> =
         state.regions.iter().map(|(&region, status)| (region, status.state)).collect();
     states.extend(changes.iter().map(|change| (change.region, change.state)));
-    let primary = view.primary(state.primary, &states);
+    let primary = match state.members.is_active(state.primary) {
+        true => view.primary(state.primary, &states),
+        false => view.successor(state.primary, &states),
+    };
     if changes.is_empty() && primary.is_none() {
         return None;
     }
     Some(Decision { based_on: state.epoch, changes, primary })
+}
+
+/// A joining region that may become active: it is well and has what the others have, and every
+/// region that could act on what it does not know (settle an expiry without waiting for the new
+/// region's writes) has heard of it.
+pub(crate) fn admit(state: &ControlState, facts: &BTreeMap<u16, Facts>) -> Option<MemberEntry> {
+    let joining = state.members.live().find(|(region, member)| {
+        member.status == MemberStatus::Joining
+            && state.state_of(*region) == Some(RegionState::Up)
+            && state.regions.iter().all(|(other, status)| {
+                status.state == RegionState::Down
+                    || facts.get(other).is_some_and(|facts| facts.epoch >= member.since)
+            })
+    });
+    let (region, _) = joining?;
+    Some(MemberEntry { based_on: state.epoch, change: MemberChange::Admit { region } })
 }
 
 struct View<'a> {
@@ -133,6 +163,16 @@ impl View<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Who takes the role from a region that is no longer to have it.
+    fn successor(&self, holder: u16, states: &BTreeMap<u16, RegionState>) -> Option<u16> {
+        let is_fit = |region: &u16| {
+            *region != holder
+                && matches!(states.get(region), Some(RegionState::Up | RegionState::Degraded))
+                && self.facts.get(region).is_some_and(|facts| facts.reach != Reach::Silent)
+        };
+        self.config.priority.iter().copied().find(is_fit)
     }
 
     /// Where the primary role should move, if it should.

@@ -48,6 +48,9 @@ impl DnsTable {
     /// none is, the nearest degraded ones, then recovering ones. If nobody is left, everybody
     /// answers: a client that tries a region which is wrongly believed dead may succeed, a client
     /// with no address cannot.
+    ///
+    /// Only active members answer and have a name: who joins is not ready, who leaves is on its
+    /// way out. `topology` is what the members say ([`Topology::of_members`]).
     pub fn compute(state: &ControlState, topology: &Topology, suspects: &BTreeSet<u16>) -> Self {
         let serving = Serving { state, topology, suspects };
         let mut v4 = Prefixes::default();
@@ -181,6 +184,7 @@ mod tests {
             regions: (0..).zip(states.map(status)).collect(),
             primary: US,
             primary_since: 0,
+            members: Default::default(),
         };
         let region = |name: &str, last: u8| RegionAddresses {
             name: name.to_owned(),

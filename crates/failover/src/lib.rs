@@ -25,9 +25,11 @@ mod health;
 mod heartbeat;
 mod lease;
 mod limits;
+mod members;
 mod peers;
 mod state;
 mod topology;
+mod voters;
 
 pub use action::Action;
 pub use cidr::Cidr;
@@ -37,11 +39,15 @@ pub use dns_table::{DnsTable, Route};
 pub use error::Error;
 pub use health::{CheckReport, Health, Level, Reason, StepOutcome};
 pub use limits::{
-    MAX_ADDRESSES, MAX_DECISION_BYTES, MAX_HEARTBEAT_BYTES, MAX_NETWORKS, MAX_REGIONS,
-    MAX_STATE_BYTES,
+    MAX_ADDRESSES, MAX_DECISION_BYTES, MAX_HEARTBEAT_BYTES, MAX_MEMBERS, MAX_NETWORKS, MAX_REGIONS,
+    MAX_STATE_BYTES, VOTERS_MAX,
 };
-pub use state::{Applied, Cause, Change, ControlState, Decision, RegionState, RegionStatus};
+pub use members::{Member, MemberAddresses, MemberChange, MemberError, MemberStatus, Members};
+pub use state::{
+    Applied, Cause, Change, ControlState, Decision, MemberEntry, RegionState, RegionStatus,
+};
 pub use topology::{Network, RegionAddresses, Topology};
+pub use voters::{VoterStep, next_voter_step};
 
 /// Result of this crate's fallible calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -46,6 +46,14 @@ impl Peers {
         Self { started_ms: now_ms, peers }
     }
 
+    /// Begins to listen to new regions and forgets those that are gone.
+    pub(crate) fn set_regions(&mut self, config: &FailoverConfig) {
+        self.peers.retain(|region, _| config.regions.contains(region));
+        for &region in config.regions.iter().filter(|&&region| region != config.id) {
+            self.peers.entry(region).or_default();
+        }
+    }
+
     /// Keeps a heartbeat unless a newer one of the sender was kept already (datagrams overtake
     /// each other). A lower incarnation is believed once the higher one has fallen silent: the
     /// region's clock was set back between two lives.

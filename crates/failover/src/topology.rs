@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::cidr::Cidr;
 use crate::limits::{MAX_ADDRESSES, MAX_NETWORKS, MAX_REGIONS};
+use crate::state::ControlState;
 use crate::{Error, Result};
 
 /// A region's name and the addresses that its clients connect to.
@@ -70,6 +71,39 @@ impl Topology {
         self.check_order(&self.default_order, "the default order")
     }
 
+    /// The same networks and orders with the regions that are active members of `state`, where
+    /// the state says that they are; founders whose addresses it does not tell keep the file's.
+    #[must_use]
+    pub fn of_members(&self, state: &ControlState) -> Topology {
+        if state.members.is_empty() {
+            return self.clone();
+        }
+        let mut regions = BTreeMap::new();
+        for (region, member) in state.members.live() {
+            let (name, clients) = (&member.name, &member.addresses.clients);
+            let entry = match (clients.is_empty(), self.regions.get(&region)) {
+                (true, Some(known)) => known.clone(),
+                _ => RegionAddresses { name: name.clone(), addresses: clients.clone() },
+            };
+            if state.members.is_active(region) {
+                regions.insert(region, entry);
+            }
+        }
+        let kept = |order: &[u16]| -> Vec<u16> {
+            order.iter().copied().filter(|region| regions.contains_key(region)).collect()
+        };
+        let networks = self
+            .networks
+            .iter()
+            .map(|network| Network { cidr: network.cidr, order: kept(&network.order) });
+        Topology {
+            networks: networks.collect(),
+            default_order: kept(&self.default_order),
+            regions_per_answer: self.regions_per_answer,
+            regions,
+        }
+    }
+
     fn check_order(&self, order: &[u16], what: &str) -> Result<()> {
         let set: BTreeSet<u16> = order.iter().copied().collect();
         if set.len() != order.len() || !set.iter().all(|region| self.regions.contains_key(region)) {
@@ -92,7 +126,7 @@ impl Topology {
 }
 
 /// Letters, digits and inner hyphens, at most 63 (RFC 1035 §2.3.1, with RFC 1123's first digits).
-fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (1..=63).contains(&name.len())
         && name.bytes().all(is_inner)

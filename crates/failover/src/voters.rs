@@ -1,0 +1,163 @@
+//! Who votes: a pure policy that takes the control group one step closer to what the members ask
+//! for.
+//!
+//! A new region gets the control group's log without a vote (a learner). Once it is active it is
+//! given one while there are fewer voters than the largest odd number that the active regions and
+//! [`VOTERS_MAX`] allow: an even number bears no more losses than the odd one below it, and every
+//! voter makes a decision slower. Regions that the topology file names vote from the beginning.
+//! Who has left or is dead loses its vote; that needs a majority, its own vote included.
+
+use std::collections::BTreeSet;
+
+use crate::limits::VOTERS_MAX;
+use crate::members::MemberStatus;
+use crate::state::{ControlState, RegionState};
+
+/// One change of the control group's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VoterStep {
+    /// The region gets the log, without a vote.
+    AddLearner(u16),
+    /// The region gets a vote.
+    Promote(u16),
+    /// The region is no longer part of the group.
+    Remove(u16),
+}
+
+/// The next step, if one is needed.
+#[must_use]
+pub fn next_voter_step(
+    state: &ControlState,
+    voters: &BTreeSet<u16>,
+    learners: &BTreeSet<u16>,
+) -> Option<VoterStep> {
+    let members = &state.members;
+    if members.is_empty() {
+        return None;
+    }
+    let is_live = |region: u16| members.status(region).is_some_and(MemberStatus::is_live);
+    let is_known = |region: &u16| voters.contains(region) || learners.contains(region);
+    let newcomer = members.live().map(|(region, _)| region).find(|region| !is_known(region));
+    if let Some(region) = newcomer {
+        return Some(VoterStep::AddLearner(region));
+    }
+    if let Some(&region) = learners.iter().find(|&&region| !is_live(region)) {
+        return Some(VoterStep::Remove(region));
+    }
+    if let Some(&region) = voters.iter().find(|&&region| !is_live(region))
+        && voters.len() > 1
+    {
+        return Some(VoterStep::Remove(region));
+    }
+    let active = members.live().filter(|(_, m)| m.status == MemberStatus::Active).count();
+    let fit = |region: &&u16| {
+        members.status(**region) == Some(MemberStatus::Active)
+            && state.state_of(**region) == Some(RegionState::Up)
+    };
+    let wanted = active.min(VOTERS_MAX).saturating_sub(1) / 2 * 2 + 1;
+    (voters.len() < wanted)
+        .then(|| learners.iter().find(fit))
+        .flatten()
+        .map(|&region| VoterStep::Promote(region))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::{MemberAddresses, MemberChange};
+    use crate::{Applied, FailoverConfig, MemberEntry};
+
+    /// The control group beside a control state.
+    struct Group {
+        state: ControlState,
+        voters: BTreeSet<u16>,
+        learners: BTreeSet<u16>,
+    }
+
+    impl Group {
+        fn of(regions: u16) -> Group {
+            let config = FailoverConfig::new(0, (0..regions).collect());
+            let state = ControlState::initial(&config).unwrap();
+            Group { state, voters: (0..regions).collect(), learners: BTreeSet::new() }
+        }
+
+        fn change(&mut self, change: MemberChange) {
+            let entry = MemberEntry { based_on: self.state.epoch, change };
+            assert!(matches!(self.state.apply(&entry.encode()), Applied::Epoch(_)), "{entry:?}");
+        }
+
+        fn join(&mut self) -> u16 {
+            let region = self.state.members.next_ordinal();
+            let addresses = MemberAddresses {
+                mesh: format!("10.0.0.{region}:7400"),
+                clients: vec![[10, 0, 0, 1].into()],
+                ..MemberAddresses::default()
+            };
+            self.change(MemberChange::Add { name: format!("new-{region}"), token: 1, addresses });
+            region
+        }
+
+        fn admit(&mut self, region: u16) {
+            self.state.regions.get_mut(&region).unwrap().state = RegionState::Up;
+            self.change(MemberChange::Admit { region });
+        }
+
+        fn die(&mut self, region: u16) {
+            self.state.regions.get_mut(&region).unwrap().state = RegionState::Down;
+            self.change(MemberChange::Dead { region });
+        }
+
+        /// Takes every step; how many voters there were at the fewest and at the end.
+        fn settle(&mut self) -> usize {
+            for _ in 0..100 {
+                match next_voter_step(&self.state, &self.voters, &self.learners) {
+                    None => return self.voters.len(),
+                    Some(VoterStep::AddLearner(r)) => assert!(self.learners.insert(r)),
+                    Some(VoterStep::Promote(r)) => {
+                        assert!(self.learners.remove(&r) && self.voters.insert(r));
+                    }
+                    Some(VoterStep::Remove(r)) => {
+                        assert!(self.learners.remove(&r) || self.voters.remove(&r));
+                    }
+                }
+            }
+            panic!("the steps do not end");
+        }
+    }
+
+    #[test]
+    fn votes_are_given_in_pairs_and_to_five_at_most() {
+        let mut group = Group::of(3);
+        for (active, voters) in [(4, 3), (5, 5), (6, 5), (7, 5)] {
+            let region = group.join();
+            assert_eq!(group.settle(), group.voters.len());
+            assert!(group.learners.contains(&region), "no vote before it is active");
+            group.admit(region);
+            assert_eq!(group.settle(), voters, "with {active} active regions");
+        }
+    }
+
+    #[test]
+    fn a_learner_takes_the_place_of_the_dead() {
+        let mut group = Group::of(3);
+        let region = group.join();
+        group.admit(region);
+        group.settle();
+        group.die(2);
+        assert_eq!(group.settle(), 3);
+        assert_eq!(group.voters, [0, 1, region].into());
+        group.die(1);
+        assert_eq!(group.settle(), 2, "nobody is left to promote");
+    }
+
+    #[test]
+    fn the_last_voter_stays() {
+        let mut group = Group::of(1);
+        let region = group.join();
+        group.admit(region);
+        assert_eq!(group.settle(), 1, "of two either one is enough to stop both");
+        group.state.primary = region;
+        group.die(0);
+        assert_eq!(group.settle(), 2 - 1);
+    }
+}
