@@ -63,8 +63,9 @@ impl Timing {
 pub struct GroupConfig {
     /// This region's ordinal.
     pub id: u16,
-    /// Every voter, first-ranked successor first; the same list in every region. Put the region
-    /// that holds the data's primary role last: losing it should not cost the control leader too.
+    /// The voters that the group began with, first-ranked successor first; the same list in every
+    /// region. Put the region that holds the data's primary role last: losing it should not cost
+    /// the control leader too. Empty for a region that joins a group.
     pub voters: Vec<u16>,
     /// Durations; the same in every region.
     pub timing: Timing,
@@ -83,10 +84,11 @@ impl GroupConfig {
         if sorted.len() != self.voters.len() {
             return Err(Error::Config(format!("voters {:?} repeat a region", self.voters)));
         }
-        if self.voters.is_empty() || self.voters.len() > MAX_VOTERS {
-            return Err(Error::Config(format!("1 to {MAX_VOTERS} voters, not {:?}", self.voters)));
+        if self.voters.len() > MAX_VOTERS {
+            let voters = &self.voters;
+            return Err(Error::Config(format!("at most {MAX_VOTERS} voters, not {voters:?}")));
         }
-        if !self.voters.contains(&self.id) {
+        if !self.voters.is_empty() && !self.voters.contains(&self.id) {
             return Err(Error::Config(format!("region {} is not in {:?}", self.id, self.voters)));
         }
         self.timing.validate()
@@ -99,26 +101,30 @@ impl GroupConfig {
         set
     }
 
-    /// This region's place among the successors of `leader`: zero stands first.
-    pub(crate) fn rank_after(&self, leader: Option<u16>) -> usize {
-        self.voters
-            .iter()
-            .filter(|&&voter| Some(voter) != leader)
-            .position(|&voter| voter == self.id)
-            .unwrap_or(self.voters.len())
+    /// This region's place among the successors of `leader`: zero stands first. `ranks` are the
+    /// present voters in order.
+    pub(crate) fn rank_after(&self, leader: Option<u16>, ranks: &[u16]) -> usize {
+        let successors = ranks.iter().filter(|&&voter| Some(voter) != leader);
+        let place = successors.clone().position(|&voter| voter == self.id);
+        place.unwrap_or(ranks.len()).min(MAX_VOTERS)
     }
 
     /// Ticks that this region waits before it stands for election, after losing `leader` or
     /// after an election that came to nothing.
-    pub(crate) fn election_ticks(&self, leader: Option<u16>, is_retry: bool) -> usize {
+    pub(crate) fn election_ticks(
+        &self,
+        leader: Option<u16>,
+        ranks: &[u16],
+        is_retry: bool,
+    ) -> usize {
         let base_ms = if is_retry { self.timing.retry_ms } else { self.timing.election_ms };
-        self.timing.ticks(base_ms + self.rank_after(leader) as u64 * self.timing.rank_gap_ms)
+        self.timing.ticks(base_ms + self.rank_after(leader, ranks) as u64 * self.timing.rank_gap_ms)
     }
 
     /// Upper bound of [`Self::election_ticks`], exclusive.
     pub(crate) fn election_ticks_max(&self) -> usize {
         let base_ms = self.timing.retry_ms.max(self.timing.election_ms);
-        self.timing.ticks(base_ms + self.voters.len() as u64 * self.timing.rank_gap_ms) + 1
+        self.timing.ticks(base_ms + MAX_VOTERS as u64 * self.timing.rank_gap_ms) + 1
     }
 }
 
@@ -128,11 +134,12 @@ mod tests {
 
     #[test]
     fn successors_of_a_dead_leader_close_ranks() {
-        let config = |id| GroupConfig::new(id, vec![7, 3, 5], 200);
-        assert_eq!(config(7).rank_after(None), 0);
-        assert_eq!(config(3).rank_after(Some(7)), 0);
-        assert_eq!(config(5).rank_after(Some(7)), 1);
-        assert_eq!(config(5).rank_after(Some(5)), 3, "a deposed leader stands last");
+        let rank =
+            |id, leader| GroupConfig::new(id, vec![7, 3, 5], 200).rank_after(leader, &[7, 3, 5]);
+        assert_eq!(rank(7, None), 0);
+        assert_eq!(rank(3, Some(7)), 0);
+        assert_eq!(rank(5, Some(7)), 1);
+        assert_eq!(rank(5, Some(5)), 3, "a deposed leader stands last");
     }
 
     #[test]
@@ -148,7 +155,6 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let refused = |config: GroupConfig| config.validate().is_err();
-        assert!(refused(GroupConfig::new(1, vec![], 50)));
         assert!(refused(GroupConfig::new(1, vec![1, 1], 50)));
         assert!(refused(GroupConfig::new(1, vec![2, 3], 50)));
         assert!(refused(GroupConfig::new(1, (0..8).collect(), 50)));

@@ -8,19 +8,13 @@ pub enum Error {
     /// The configuration contradicts itself; fix the topology file.
     #[error("control group configuration: {0}")]
     Config(String),
-    /// The control log belongs to another region or voter set.
-    #[error(
-        "control log was written by region {log_id} of voters {log_voters:?}, not by {id} of {voters:?}"
-    )]
+    /// The control log belongs to another region.
+    #[error("control log was written by region {log_id}, not by {id}")]
     IdentityChanged {
         /// Region that wrote the log.
         log_id: u16,
-        /// Voters when the log was written.
-        log_voters: Vec<u16>,
         /// Region configured now.
         id: u16,
-        /// Voters configured now.
-        voters: Vec<u16>,
     },
     /// The control log does not decode or contradicts itself.
     #[error("control log record {record}: {reason}")]
@@ -52,6 +46,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A proposal that looks like a change of the configuration.
+    #[error("a proposal must not begin with the mark of a configuration change")]
+    ReservedProposal,
+    /// The change is within no limits, or has been made already.
+    #[error("the change {0:?} does not follow on the present configuration")]
+    BadChange(crate::ConfChange),
     /// A proposal without content: the protocol uses empty entries itself.
     #[error("a proposal must not be empty")]
     EmptyProposal,

@@ -1,11 +1,12 @@
 //! One region's member of the group: the state machine and its durable output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
 use crate::codec::{self, HardStateRecord, Identity, Mark, Message, Record, SnapshotRecord};
+use crate::conf::{self, Conf, ConfChange};
 use crate::limits::{
     LOG_BYTES_BEFORE_COMPACTION, MAX_APPEND_BYTES, MAX_COMMITTED_BYTES_PER_READY,
     MAX_INFLIGHT_APPENDS, MAX_MESSAGE_BYTES, MAX_PROPOSAL_BYTES, MAX_STATE_BYTES,
@@ -18,6 +19,11 @@ use crate::{Error, GroupConfig, Recovered, Result, translate, validate};
 pub struct Group {
     config: GroupConfig,
     node: RawNode<LogStore>,
+    /// The voters in the order in which they should lead.
+    ranks: Vec<u16>,
+    /// Regions whose messages are taken beside those of the configuration: one that is new to the
+    /// group may lead it before this region has applied that it is part of it.
+    known: BTreeSet<u16>,
     /// Caller's time up to which ticks were counted.
     ticked_ms: Option<u64>,
     ticks: u64,
@@ -117,12 +123,21 @@ impl Group {
         recovered.check_identity(&config)?;
         let is_identity_unsaved = recovered.identity.is_none();
         let mut store = recovered.store;
-        store.voters = config.voter_set();
+        if store.conf_index == 0 && store.conf == Conf::default() {
+            // No snapshot tells it: the group is as it began. What the log began with counts, even
+            // if the topology file has changed since.
+            store.conf = match &recovered.identity {
+                Some(identity) => Conf::of_voters(&identity.voters),
+                None => Conf::of_voters(&config.voters),
+            };
+        }
         let applied = store.snapshot.last.index;
         let raft_config = raft_config(&config, applied);
         let logger = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, store, &logger).map_err(raft_error)?;
         let mut group = Self {
+            ranks: config.voters.clone(),
+            known: config.voters.iter().copied().collect(),
             config,
             node,
             ticked_ms: None,
@@ -156,7 +171,8 @@ impl Group {
 
     /// Takes a message from region `from`, which the link has authenticated.
     pub fn step(&mut self, from: u16, bytes: &[u8]) -> Result<()> {
-        if from == self.config.id || !self.config.voters.contains(&from) {
+        let is_known = self.known.contains(&from) || self.conf().contains(from);
+        if from == self.config.id || !is_known {
             return Err(Error::UnknownPeer(from));
         }
         if bytes.len() > MAX_MESSAGE_BYTES {
@@ -170,7 +186,7 @@ impl Group {
         if self.is_pointless(from, &message) {
             return Ok(());
         }
-        let message = translate::incoming(from, self.config.id, message, &self.node.store().voters);
+        let message = translate::incoming(from, self.config.id, message, &self.node.store().conf);
         let result = self.node.step(message);
         self.rank_election();
         match result {
@@ -185,6 +201,9 @@ impl Group {
         if data.is_empty() {
             return Err(Error::EmptyProposal);
         }
+        if conf::is_change(&data) {
+            return Err(Error::ReservedProposal);
+        }
         if data.len() > MAX_PROPOSAL_BYTES {
             let limit = MAX_PROPOSAL_BYTES;
             return Err(Error::TooLarge { what: "proposal", bytes: data.len(), limit });
@@ -196,6 +215,42 @@ impl Group {
         }
     }
 
+    /// Asks for a change of who takes part; only the leader may, and one change after the other:
+    /// while one is under way another comes to nothing.
+    pub fn propose_change(&mut self, change: ConfChange) -> Result<()> {
+        if !self.is_leader() {
+            return Err(Error::NoLeader);
+        }
+        if !self.conf().allows(change) {
+            return Err(Error::BadChange(change));
+        }
+        self.check_not_congested()?;
+        match self.node.propose_conf_change(change.encode(), change.to_raft()) {
+            Err(raft::Error::ProposalDropped) => Err(Error::NoLeader),
+            result => result.map_err(raft_error),
+        }
+    }
+
+    /// Who takes part, as far as this region has applied the log.
+    pub fn conf(&self) -> &Conf {
+        &self.node.store().conf
+    }
+
+    /// In which order the voters should lead, and which regions may speak to this one beside
+    /// those that take part.
+    pub fn set_ranks(&mut self, ranks: Vec<u16>, known: BTreeSet<u16>) {
+        self.known = known;
+        if self.ranks != ranks {
+            self.ranks = ranks;
+            self.rank_election();
+        }
+    }
+
+    /// The last index that was handed out as committed and persisted.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// The next output, if there is any and the last one was persisted.
     pub fn ready(&mut self) -> Option<Ready> {
         if self.outstanding.is_some() || !(self.node.has_ready() || self.is_identity_unsaved) {
@@ -204,14 +259,14 @@ impl Group {
         let mut ready = self.node.ready();
         let mut messages = ready.take_messages();
         messages.append(&mut ready.take_persisted_messages());
+        let committed = ready.take_committed_entries().into_iter();
         let output = Output {
             messages: messages.iter().filter_map(encoded).collect(),
-            snapshot: snapshot_of(&ready).map(|s| Snapshot { index: s.last.index, state: s.state }),
-            committed: ready
-                .take_committed_entries()
-                .into_iter()
-                .map(|entry| (entry.index, entry.data.to_vec()))
-                .collect(),
+            snapshot: snapshot_of(&ready).map(|snapshot| {
+                let state = Conf::unwrap(&snapshot.state).map_or(&[][..], |(_, state)| state);
+                Snapshot { index: snapshot.last.index, state: state.to_vec() }
+            }),
+            committed: committed.map(|entry| (entry.index, from_raft(&entry).data)).collect(),
         };
         self.watch_snapshots(&messages);
         // What is applied is durable as committed: a restarted region never falls behind what it
@@ -238,12 +293,15 @@ impl Group {
         let mut output = ready.output;
         let last = output.committed.last().map(|(index, _)| *index);
         let last = last.or(output.snapshot.as_ref().map(|snapshot| snapshot.index));
+        for (index, data) in output.committed.iter().filter(|(_, data)| conf::is_change(data)) {
+            self.apply_change(*index, data)?;
+        }
         if let Some(index) = last {
             self.node.advance_apply_to(index);
             self.applied = index;
         }
         // A leader opens its term with an empty entry; it is nobody's to apply.
-        output.committed.retain(|(_, data)| !data.is_empty());
+        output.committed.retain(|(_, data)| !data.is_empty() && !conf::is_change(data));
         Ok(output)
     }
 
@@ -262,9 +320,10 @@ impl Group {
         let store = self.node.mut_store();
         let snapshot = store.snapshot.last.index;
         let term = match store.term_at(index) {
-            Some(term) if index > snapshot && index <= applied => term,
+            Some(term) if index > snapshot && index <= applied && index >= store.conf_index => term,
             _ => return Err(Error::BadCompaction { index, snapshot, applied }),
         };
+        let state = store.conf.wrap(&state);
         store.install(SnapshotRecord { last: Mark { index, term }, state });
         let head = Record {
             identity: Some(identity(&self.config)),
@@ -276,9 +335,14 @@ impl Group {
         Ok(std::iter::once(head).chain(chunks).chain([tail]).map(|r| record_bytes(&r)).collect())
     }
 
-    /// Whether the log has grown enough for [`Self::compact`] to be worth it.
+    /// Whether [`Self::compact`] is due: the log has grown enough; or it has no snapshot yet, so
+    /// that what the application began with is known; or the group has changed, so that a region
+    /// that joins begins with a snapshot in which it takes part.
     pub fn wants_compaction(&self) -> bool {
-        self.node.store().entry_bytes() >= LOG_BYTES_BEFORE_COMPACTION
+        let store = self.node.store();
+        let has_begun = self.applied > 0 && store.snapshot.last.index == 0;
+        let has_changed = store.conf_index > store.snapshot.last.index;
+        has_begun || has_changed || store.entry_bytes() >= LOG_BYTES_BEFORE_COMPACTION
     }
 
     /// Tells whether this region sees a quorum at all. While it does not, it does not stand for
@@ -289,7 +353,7 @@ impl Group {
 
     /// Hands leadership to `to`, if this region leads and `to` is another voter.
     pub fn transfer_leadership(&mut self, to: u16) {
-        if self.is_leader() && to != self.config.id && self.config.voters.contains(&to) {
+        if self.is_leader() && to != self.config.id && self.conf().voters.contains(&to) {
             self.node.transfer_leader(raft_id(to));
             self.rank_election();
         }
@@ -334,6 +398,19 @@ impl Group {
         }
     }
 
+    /// Makes a committed change, or leaves it: the same in every region.
+    fn apply_change(&mut self, index: u64, data: &[u8]) -> Result<()> {
+        let Some(change) = ConfChange::decode(data).filter(|c| self.conf().allows(*c)) else {
+            return Ok(());
+        };
+        let state = self.node.apply_conf_change(&change.to_raft()).map_err(raft_error)?;
+        let store = self.node.mut_store();
+        store.conf = Conf::from_raft(&state);
+        store.conf_index = index;
+        self.rank_election();
+        Ok(())
+    }
+
     fn tick_once(&mut self) {
         self.ticks += 1;
         let is_gated = !self.is_quorum_visible && !self.is_leader();
@@ -363,6 +440,9 @@ impl Group {
             codec::Body::TimeoutNow => {
                 self.leader() != Some(from) || message.term != self.node.raft.term
             }
+            // A region that joins cannot begin with the log's first entries: what the group began
+            // with is told by a snapshot only, which the leader is about to have.
+            codec::Body::Append { prev_index: 0, .. } => self.conf().voters.is_empty(),
             _ => false,
         }
     }
@@ -382,7 +462,7 @@ impl Group {
         } else if matches!(raft.state, StateRole::PreCandidate | StateRole::Candidate) {
             self.is_retry = true;
         }
-        let ticks = self.config.election_ticks(self.last_leader, self.is_retry);
+        let ticks = self.config.election_ticks(self.last_leader, &self.ranks, self.is_retry);
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 

@@ -13,10 +13,14 @@
 //! After a crash, [`Recovered::from_records`] rebuilds the group from the control log.
 //! [`Group::compact`] replaces the log by a snapshot of the caller's state.
 //!
-//! Absent on purpose: membership changes (the voters are part of the group's identity, and a log
-//! of another identity is refused) and linearizable reads.
+//! The group begins with the voters of its identity; [`Group::propose_change`] adds, promotes and
+//! removes one region at a time. A region that joins begins with no voters at all and follows
+//! whoever leads. Once applied, the log's configuration counts, not the one given at the start.
+//!
+//! Absent on purpose: joint consensus (several regions in one step) and linearizable reads.
 
 mod codec;
+mod conf;
 mod config;
 mod error;
 mod group;
@@ -28,12 +32,13 @@ mod store;
 mod translate;
 mod validate;
 
+pub use conf::{Conf, ConfChange};
 pub use config::{GroupConfig, Timing};
 pub use error::Error;
 pub use group::{Group, Output, Ready, Role, Snapshot, Status};
 pub use limits::{
-    LOG_BYTES_BEFORE_COMPACTION, MAX_MESSAGE_BYTES, MAX_PROPOSAL_BYTES, MAX_RECORD_BYTES,
-    MAX_STATE_BYTES, MAX_VOTERS,
+    LOG_BYTES_BEFORE_COMPACTION, MAX_LEARNERS, MAX_MESSAGE_BYTES, MAX_PROPOSAL_BYTES,
+    MAX_RECORD_BYTES, MAX_STATE_BYTES, MAX_VOTERS,
 };
 pub use recovered::Recovered;
 

@@ -2,6 +2,10 @@
 
 /// Largest group. Odd sizes are sensible; beyond seven every commit waits for too many regions.
 pub const MAX_VOTERS: usize = 7;
+/// Regions that follow without a vote: every ordinal that a cluster can hand out.
+pub const MAX_LEARNERS: usize = 64;
+/// Largest encoded configuration in bytes.
+pub const MAX_CONF_BYTES: usize = 512;
 /// Largest single proposal in bytes: control entries are small, data does not travel here.
 pub const MAX_PROPOSAL_BYTES: usize = 16 * 1024;
 /// Largest application state in a snapshot, in bytes.
@@ -33,6 +37,8 @@ pub const MAX_INDEX: u64 = 1 << 56;
 /// Ticks made up for in one call after a pause (a frozen process does not replay its sleep).
 pub const MAX_TICKS_PER_CALL: u64 = 64;
 
+/// Largest snapshot: a state, and the configuration in front of it.
+pub(crate) const MAX_SNAPSHOT_BYTES: usize = MAX_STATE_BYTES + MAX_CONF_BYTES + 3;
 /// Room for the fields around the payload of a message or record.
 const ENVELOPE_BYTES: usize = 4096;
 /// Bincode's worst case around one entry: two varints and a length.
@@ -41,9 +47,9 @@ const ENTRY_OVERHEAD_BYTES: usize = 24;
 const _: () = {
     let entries = MAX_APPEND_BYTES + MAX_PROPOSAL_BYTES + MAX_APPEND_ENTRIES * ENTRY_OVERHEAD_BYTES;
     assert!(entries + ENVELOPE_BYTES <= MAX_MESSAGE_BYTES);
-    assert!(MAX_STATE_BYTES + ENVELOPE_BYTES <= MAX_MESSAGE_BYTES);
+    assert!(MAX_SNAPSHOT_BYTES + ENVELOPE_BYTES <= MAX_MESSAGE_BYTES);
     assert!(RECORD_CHUNK_BYTES + MAX_PROPOSAL_BYTES + ENVELOPE_BYTES <= MAX_RECORD_BYTES);
-    assert!(MAX_STATE_BYTES + ENVELOPE_BYTES <= MAX_RECORD_BYTES);
+    assert!(MAX_SNAPSHOT_BYTES + ENVELOPE_BYTES <= MAX_RECORD_BYTES);
     assert!(MAX_MESSAGE_BYTES <= meridian_codec::control::MAX_CONTROL_BYTES);
     assert!(MAX_RECORD_BYTES <= meridian_codec::control::MAX_CONTROL_BYTES);
     assert!(MAX_UNCOMMITTED_BYTES >= MAX_APPEND_BYTES as u64);

@@ -3,10 +3,11 @@
 //! The log is small (compaction bounds it), so all of it is held in memory; the records that
 //! [`crate::Ready`] hands out are what makes it durable.
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::codec::{self, HardStateRecord, Mark, SnapshotRecord};
+use crate::conf::{self, Conf};
 use crate::limits::RECORD_CHUNK_BYTES;
 
 /// Raft reserves id zero; regions count from zero.
@@ -23,7 +24,10 @@ pub(crate) fn region(raft_id: u64) -> Option<u16> {
 /// `snapshot.last.index <= hard_state.commit <= last_index()`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogStore {
-    pub(crate) voters: Vec<u16>,
+    /// Who takes part, as far as was applied.
+    pub(crate) conf: Conf,
+    /// The index that the configuration is from.
+    pub(crate) conf_index: u64,
     pub(crate) snapshot: SnapshotRecord,
     pub(crate) entries: Vec<codec::Entry>,
     pub(crate) hard_state: HardStateRecord,
@@ -77,6 +81,12 @@ impl LogStore {
         }
         self.entry_bytes = self.entries.iter().map(|entry| entry.data.len()).sum();
         self.hard_state.commit = self.hard_state.commit.max(snapshot.last.index);
+        if snapshot.last.index >= self.conf_index
+            && let Some((Some(conf), _)) = Conf::unwrap(&snapshot.state)
+        {
+            self.conf = conf;
+            self.conf_index = snapshot.last.index;
+        }
         self.snapshot = snapshot;
     }
 
@@ -108,32 +118,34 @@ const ENTRY_FIELDS_BYTES: usize = 16;
 
 /// Our form of a library entry.
 pub(crate) fn from_raft(entry: &Entry) -> codec::Entry {
-    codec::Entry { term: entry.term, data: entry.data.to_vec() }
+    // A change that was proposed here has the library's bytes as its data and ours beside them.
+    let is_own = entry.get_entry_type() == EntryType::EntryConfChange && !entry.context.is_empty();
+    let data = if is_own { &entry.context } else { &entry.data };
+    codec::Entry { term: entry.term, data: data.to_vec() }
 }
 
 /// The library's form of an entry.
 pub(crate) fn to_raft(index: u64, entry: &codec::Entry) -> Entry {
     let mut out = Entry::default();
-    out.set_entry_type(EntryType::EntryNormal);
+    out.set_entry_type(match conf::is_change(&entry.data) {
+        true => EntryType::EntryConfChange,
+        false => EntryType::EntryNormal,
+    });
     out.index = index;
     out.term = entry.term;
     out.data = entry.data.clone().into();
     out
 }
 
-/// The library's form of a snapshot.
-pub(crate) fn to_raft_snapshot(last: Mark, state: &[u8], voters: &[u16]) -> Snapshot {
+/// The library's form of a snapshot; `conf` counts where the state does not tell one.
+pub(crate) fn to_raft_snapshot(last: Mark, state: &[u8], conf: &Conf) -> Snapshot {
     let mut snapshot = Snapshot { data: state.to_vec().into(), ..Snapshot::default() };
+    let told = Conf::unwrap(state).and_then(|(conf, _)| conf);
     let metadata = snapshot.mut_metadata();
     metadata.index = last.index;
     metadata.term = last.term;
-    metadata.set_conf_state(conf_state(voters));
+    metadata.set_conf_state(told.as_ref().unwrap_or(conf).to_raft());
     snapshot
-}
-
-fn conf_state(voters: &[u16]) -> ConfState {
-    let ids: Vec<u64> = voters.iter().map(|&voter| raft_id(voter)).collect();
-    ConfState::from((ids, Vec::new()))
 }
 
 impl Storage for LogStore {
@@ -142,7 +154,7 @@ impl Storage for LogStore {
         hard_state.term = self.hard_state.term;
         hard_state.vote = self.hard_state.vote.map_or(raft::INVALID_ID, raft_id);
         hard_state.commit = self.hard_state.commit;
-        Ok(RaftState::new(hard_state, conf_state(&self.voters)))
+        Ok(RaftState::new(hard_state, self.conf.to_raft()))
     }
 
     fn entries(
@@ -197,7 +209,7 @@ impl Storage for LogStore {
         if self.snapshot.last.index == 0 || self.snapshot.last.index < request_index {
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
-        Ok(to_raft_snapshot(self.snapshot.last, &self.snapshot.state, &self.voters))
+        Ok(to_raft_snapshot(self.snapshot.last, &self.snapshot.state, &self.conf))
     }
 }
 

@@ -4,6 +4,7 @@ use raft::CAMPAIGN_TRANSFER;
 use raft::eraftpb::{self, MessageType};
 
 use crate::codec::{Body, Mark, Message, Rejection};
+use crate::conf::Conf;
 use crate::store::{from_raft, raft_id, to_raft, to_raft_snapshot};
 
 /// Our form of an outgoing message; `None` for kinds that never leave a region.
@@ -59,7 +60,7 @@ pub(crate) fn outgoing(message: &eraftpb::Message) -> Option<Message> {
 }
 
 /// The library's form of a validated message from region `from` to `to`.
-pub(crate) fn incoming(from: u16, to: u16, message: Message, voters: &[u16]) -> eraftpb::Message {
+pub(crate) fn incoming(from: u16, to: u16, message: Message, conf: &Conf) -> eraftpb::Message {
     let mut out = eraftpb::Message {
         from: raft_id(from),
         to: raft_id(to),
@@ -120,7 +121,7 @@ pub(crate) fn incoming(from: u16, to: u16, message: Message, voters: &[u16]) -> 
         }
         Body::Snapshot { last, state } => {
             out.set_msg_type(MessageType::MsgSnapshot);
-            out.set_snapshot(to_raft_snapshot(last, &state, voters));
+            out.set_snapshot(to_raft_snapshot(last, &state, conf));
         }
         Body::TimeoutNow => out.set_msg_type(MessageType::MsgTimeoutNow),
     }
@@ -181,7 +182,7 @@ mod tests {
         ];
         for body in bodies {
             let message = Message { term: 6, body };
-            let there = incoming(1, 2, message.clone(), &[0, 1, 2]);
+            let there = incoming(1, 2, message.clone(), &Conf::of_voters(&[0, 1, 2]));
             assert_eq!((there.from, there.to), (2, 3));
             assert_eq!(outgoing(&there), Some(message));
         }

@@ -4,7 +4,10 @@
 use raft::{RawNode, StateRole};
 
 use crate::codec::{Body, Entry, Mark, Message, Rejection};
-use crate::limits::{MAX_APPEND_ENTRIES, MAX_INDEX, MAX_PROPOSAL_BYTES, MAX_STATE_BYTES, MAX_TERM};
+use crate::conf::{self, Conf, ConfChange};
+use crate::limits::{
+    MAX_APPEND_ENTRIES, MAX_INDEX, MAX_PROPOSAL_BYTES, MAX_SNAPSHOT_BYTES, MAX_TERM,
+};
 use crate::store::{LogStore, region};
 use crate::{Error, Result};
 
@@ -22,7 +25,8 @@ fn check_shape(message: &Message) -> Result<(), &'static str> {
         Body::Propose { data } => {
             require(data.len() == 1, "a forwarded proposal is one entry")?;
             require(data.iter().all(|d| !d.is_empty()), "empty proposal")?;
-            require(data.iter().all(|d| d.len() <= MAX_PROPOSAL_BYTES), "proposal too large")
+            require(data.iter().all(|d| d.len() <= MAX_PROPOSAL_BYTES), "proposal too large")?;
+            require(!data.iter().any(|d| conf::is_change(d)), "only the leader changes the group")
         }
         Body::Append { prev_index, prev_term, commit, entries } => {
             check_mark(Mark { index: *prev_index, term: *prev_term }, message.term)?;
@@ -47,7 +51,8 @@ fn check_shape(message: &Message) -> Result<(), &'static str> {
         Body::Snapshot { last, state } => {
             check_mark(*last, message.term)?;
             require(last.index > 0 && last.term > 0, "a snapshot of nothing")?;
-            require(state.len() <= MAX_STATE_BYTES, "snapshot too large")
+            require(state.len() <= MAX_SNAPSHOT_BYTES, "snapshot too large")?;
+            require(Conf::unwrap(state).is_some(), "a snapshot of an impossible group")
         }
         Body::TimeoutNow => Ok(()),
     }
@@ -59,6 +64,8 @@ fn check_entries(prev_term: u64, leader_term: u64, entries: &[Entry]) -> Result<
     for entry in entries {
         require(entry.term > 0 && entry.term >= last_term, "entry terms decrease")?;
         require(entry.data.len() <= MAX_PROPOSAL_BYTES, "entry too large")?;
+        let is_read = !conf::is_change(&entry.data) || ConfChange::decode(&entry.data).is_some();
+        require(is_read, "a change of the group that cannot be read")?;
         last_term = entry.term;
     }
     require(last_term <= leader_term, "an entry from a later term than its leader's")

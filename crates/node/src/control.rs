@@ -3,10 +3,15 @@
 //! One turn: [`Control::receive`], [`Control::step`], [`Control::check`] with what has arrived;
 //! [`Control::turn`]; make the turn's records durable; [`Control::persisted`] gives the effects.
 
-use meridian_consensus::{Group, GroupConfig, Ready, Recovered};
+use std::collections::BTreeSet;
+
+use meridian_consensus::{ConfChange, Group, GroupConfig, Ready, Recovered};
 use meridian_failover::{
-    Action, CheckReport, ControlState, Failover, FailoverConfig, Health, RegionView,
+    Action, CheckReport, ControlState, Failover, FailoverConfig, Health, MemberChange, MemberEntry,
+    Members, RegionView, VoterStep, next_voter_step,
 };
+
+use crate::limits::{LEARNER_RETRY_MS, VOTER_CHANGE_EVERY_MS};
 
 /// What a control machine must know.
 #[derive(Clone, Debug)]
@@ -44,7 +49,11 @@ pub struct ControlTurn {
 pub struct Control {
     group: Group,
     failover: Failover,
-    applied: u64,
+    /// A later list of members than the one that this region has applied, with its epoch: told by
+    /// a peer, and used to find the others only.
+    book: Option<(u64, Members)>,
+    /// When the leader may change the voters again.
+    voters_due_ms: u64,
     /// All that was committed before the start has been applied.
     settled: bool,
 }
@@ -60,17 +69,39 @@ impl Control {
         now_ms: u64,
         incarnation: u64,
     ) -> Result<Control, String> {
+        let founding = ControlState::initial(&config.failover).map_err(|e| e.to_string())?;
+        Control::with_state(config, founding, records, now_ms, incarnation)
+    }
+
+    /// The same for a cluster that begins with `founding`; or, for a region that joins one, with
+    /// the state that it was told, and a group without voters. What the log holds goes before.
+    ///
+    /// # Errors
+    /// See [`Control::new`].
+    pub fn with_state(
+        config: ControlConfig,
+        founding: ControlState,
+        records: Vec<Vec<u8>>,
+        now_ms: u64,
+        incarnation: u64,
+    ) -> Result<Control, String> {
         let recovered = Recovered::from_records(records).map_err(|e| e.to_string())?;
-        let (applied, state) = match recovered.snapshot() {
-            Some((index, bytes)) => {
-                (index, ControlState::decode(bytes).map_err(|e| e.to_string())?)
+        let state = match recovered.snapshot() {
+            Some((_, bytes)) => {
+                let mut state = ControlState::decode(bytes).map_err(|e| e.to_string())?;
+                state.adopt_founders(&founding);
+                // A snapshot may be older than what a region that joins was told.
+                if state.epoch < founding.epoch { founding } else { state }
             }
-            None => (0, ControlState::initial(&config.failover).map_err(|e| e.to_string())?),
+            None => founding,
         };
         let failover = Failover::new(config.failover, state, now_ms, incarnation)
             .map_err(|e| e.to_string())?;
         let group = Group::new(config.group, recovered).map_err(|e| e.to_string())?;
-        Ok(Control { group, failover, applied, settled: false })
+        let mut control =
+            Control { group, failover, book: None, voters_due_ms: now_ms, settled: false };
+        control.follow_members();
+        Ok(control)
     }
 
     /// A heartbeat from another region.
@@ -99,6 +130,61 @@ impl Control {
         self.failover.set_caught_up(is_caught_up);
     }
 
+    /// Whether every other region durably has all that this one has written: what a region that
+    /// leaves waits for.
+    pub fn set_drained(&mut self, is_drained: bool) {
+        self.failover.set_drained(is_drained);
+    }
+
+    /// Proposes a change of the members to the present state. Whether it was made shows in
+    /// [`Control::state`]; propose again if it was not, since any other decision goes before it.
+    ///
+    /// # Errors
+    /// Why it cannot be made now, for the operator.
+    pub fn propose_member(&mut self, change: MemberChange) -> Result<(), String> {
+        let state = self.failover.state();
+        state.after_member(&change).map_err(|e| e.to_string())?;
+        let entry = MemberEntry { based_on: state.epoch, change }.encode();
+        self.group.propose(entry).map_err(|e| e.to_string())
+    }
+
+    /// A peer tells the agreed state as it knows it. Only the list of members is used, and only
+    /// to find the others: nothing is decided by what this region has not applied itself.
+    ///
+    /// # Errors
+    /// A text for the log when it is malformed.
+    pub fn learn(&mut self, state: &[u8]) -> Result<(), String> {
+        let told = ControlState::decode(state).map_err(|e| e.to_string())?;
+        let known = self.book.as_ref().map_or(0, |(epoch, _)| *epoch);
+        if told.epoch > known.max(self.failover.state().epoch) && !told.members.is_empty() {
+            self.book = Some((told.epoch, told.members));
+            self.follow_members();
+        }
+        Ok(())
+    }
+
+    /// Who belongs to the cluster, by the newest word: whom to connect to, and whom to wait for.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        match &self.book {
+            Some((epoch, members)) if *epoch > self.failover.state().epoch => members,
+            _ => &self.failover.state().members,
+        }
+    }
+
+    /// Who takes part in the control group: those who vote, and those who only follow.
+    #[must_use]
+    pub fn voters(&self) -> (BTreeSet<u16>, BTreeSet<u16>) {
+        let conf = self.group.conf();
+        (conf.voters.clone(), conf.learners.clone())
+    }
+
+    /// The failover's configuration for the present members.
+    #[must_use]
+    pub fn config(&self) -> &FailoverConfig {
+        self.failover.config()
+    }
+
     /// Moves time on; everything that is due.
     pub fn turn(&mut self, now_ms: u64) -> ControlTurn {
         self.group.tick(now_ms);
@@ -118,6 +204,7 @@ impl Control {
                 Action::TransferLeadership(to) => self.group.transfer_leadership(to),
             }
         }
+        self.steer_voters(now_ms);
         self.group.set_quorum_visible(!self.failover.is_isolated(now_ms));
         let ready = self.group.ready();
         self.settled |= ready.is_none();
@@ -144,21 +231,21 @@ impl Control {
         let output = self.group.persisted(ready).map_err(|e| e.to_string())?;
         effects.extend(output.messages.into_iter().map(|(to, b)| ControlEffect::Raft(to, b)));
         if let Some(snapshot) = output.snapshot {
-            let state = ControlState::decode(&snapshot.state).map_err(|e| e.to_string())?;
+            let mut state = ControlState::decode(&snapshot.state).map_err(|e| e.to_string())?;
+            state.adopt_founders(self.failover.state());
             self.failover.restore(now_ms, state);
-            self.applied = snapshot.index;
         }
-        for (index, entry) in output.committed {
+        for (_, entry) in output.committed {
             let _ = self.failover.apply(now_ms, &entry);
-            self.applied = index;
         }
+        self.follow_members();
         if self.failover.state().epoch != epoch {
             effects.push(ControlEffect::Changed);
         }
         let mut records = Vec::new();
         if self.group.wants_compaction() {
             let state = self.failover.state().encode();
-            records = self.group.compact(self.applied, state).map_err(|e| e.to_string())?;
+            records = self.group.compact(self.group.applied(), state).map_err(|e| e.to_string())?;
         }
         Ok((effects, records))
     }
@@ -198,6 +285,40 @@ impl Control {
     #[must_use]
     pub fn suspects(&self, now_ms: u64) -> std::collections::BTreeSet<u16> {
         self.failover.suspects(now_ms)
+    }
+
+    /// Takes over what the log says of who takes part.
+    fn follow_members(&mut self) {
+        self.failover.set_voters(self.group.conf().voters.clone());
+        let ranks = self.failover.config().voters.clone();
+        let known = self.members().live().map(|(region, _)| region);
+        let known: BTreeSet<u16> = known.chain(ranks.iter().copied()).collect();
+        self.group.set_ranks(ranks, known);
+    }
+
+    /// While this region leads, it takes the group one step at a time to what the members ask for.
+    fn steer_voters(&mut self, now_ms: u64) {
+        let patience_ms = VOTER_CHANGE_EVERY_MS.max(3 * self.failover.config().timing.lease_ms);
+        if !self.group.is_leader() {
+            self.voters_due_ms = now_ms + patience_ms;
+            return;
+        }
+        if now_ms < self.voters_due_ms {
+            return;
+        }
+        let conf = self.group.conf();
+        let change = match next_voter_step(self.state(), &conf.voters, &conf.learners) {
+            None => return,
+            Some(VoterStep::AddLearner(region)) => ConfChange::AddLearner(region),
+            Some(VoterStep::Promote(region)) => ConfChange::Promote(region),
+            // Whoever leaves hands the leadership over first.
+            Some(VoterStep::Remove(region)) if region == self.group.id() => return,
+            Some(VoterStep::Remove(region)) => ConfChange::Remove(region),
+        };
+        let is_learner = matches!(change, ConfChange::AddLearner(_));
+        self.voters_due_ms = now_ms + if is_learner { LEARNER_RETRY_MS } else { patience_ms };
+        // Refused only while the group cannot take it; it is proposed again.
+        let _ = self.group.propose_change(change);
     }
 
     /// The control group's leader, as far as this region knows, and its term.

@@ -39,3 +39,12 @@ pub const SCAN_BYTES: usize = 4 << 20;
 
 /// The largest piece in which a message of the live lane travels.
 pub const PIECE_BYTES: usize = 1 << 20;
+
+/// Votes of the control group change no faster than this, in milliseconds, and not before a new
+/// leader has led for so long. Two majorities that are one change apart share a voter; a lease
+/// that was confirmed before a change must not meet a majority that is two changes away from it,
+/// so this is longer than any lease ([`crate::Control`] takes three leases if that is more).
+pub const VOTER_CHANGE_EVERY_MS: u64 = 2_000;
+
+/// A region that is to follow the control group is proposed again after this many milliseconds.
+pub const LEARNER_RETRY_MS: u64 = 500;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_consensus::{Error, Group, GroupConfig, Output, Ready, Recovered};
+use meridian_consensus::{Conf, ConfChange, Error, Group, GroupConfig, Output, Ready, Recovered};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -50,7 +50,10 @@ pub struct Cluster {
     pub now_ms: u64,
     pub weather: Weather,
     rng: StdRng,
+    /// Every region, whatever its part.
     voters: Vec<u16>,
+    /// Who voted at the beginning.
+    founders: Vec<u16>,
     round_trip_ms: u64,
     regions: BTreeMap<u16, Region>,
     queue: BTreeMap<(u64, u64), Event>,
@@ -60,6 +63,8 @@ pub struct Cluster {
     history: BTreeMap<u64, Vec<u8>>,
     folds: BTreeMap<u64, u64>,
     pub trace: Vec<String>,
+    /// Snapshots that were adopted.
+    pub snapshots: usize,
 }
 
 impl Cluster {
@@ -69,6 +74,7 @@ impl Cluster {
             weather: Weather::default(),
             rng: StdRng::seed_from_u64(seed),
             voters: voters.to_vec(),
+            founders: voters.to_vec(),
             round_trip_ms,
             regions: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -78,20 +84,56 @@ impl Cluster {
             history: BTreeMap::new(),
             folds: BTreeMap::new(),
             trace: Vec::new(),
+            snapshots: 0,
         };
         for &id in voters {
-            let region = Region {
-                group: None,
-                life: 0,
-                disk: Vec::new(),
-                synced: 0,
-                pending: None,
-                applied: (0, 0),
-            };
-            cluster.regions.insert(id, region);
-            cluster.start(id);
+            cluster.insert(id);
         }
         cluster
+    }
+
+    /// A region that is new to the group: it has an empty log and knows no voters.
+    pub fn join(&mut self, id: u16) {
+        self.voters.push(id);
+        self.insert(id);
+    }
+
+    fn insert(&mut self, id: u16) {
+        let region = Region {
+            group: None,
+            life: 0,
+            disk: Vec::new(),
+            synced: 0,
+            pending: None,
+            applied: (0, 0),
+        };
+        self.regions.insert(id, region);
+        self.start(id);
+    }
+
+    /// Proposes a change of the group at whoever leads, again and again until it is made there.
+    pub fn change(&mut self, change: ConfChange, is_made: impl Fn(&Conf) -> bool) {
+        let start = self.now_ms;
+        loop {
+            assert!(self.now_ms - start < 30_000, "{change:?} is not made: {:#?}", self.tail());
+            if let Some(leader) = self.leader() {
+                let group = self.group(leader).expect("it lives");
+                if is_made(group.conf()) {
+                    return;
+                }
+                match group.propose_change(change) {
+                    Ok(()) | Err(Error::NoLeader | Error::Busy | Error::BadChange(_)) => {}
+                    Err(error) => panic!("{leader}: {error}"),
+                }
+                self.drive(leader);
+            }
+            self.run(100);
+        }
+    }
+
+    /// The configuration that a region has applied.
+    pub fn conf(&self, id: u16) -> Conf {
+        self.regions[&id].group.as_ref().expect("it lives").conf().clone()
     }
 
     /// Runs for `ms` of virtual time.
@@ -145,14 +187,20 @@ impl Cluster {
     /// Replaces the control log of region `id` by a snapshot, or dies on the way there.
     pub fn compact(&mut self, id: u16) {
         let is_killed = self.rng.random_range(0..4) == 0;
+        self.compact_now(id, is_killed);
+    }
+
+    fn compact_now(&mut self, id: u16, is_killed: bool) {
         let Some(region) = self.regions.get_mut(&id) else { return };
         let Some(group) = &mut region.group else { return };
-        let (index, fold) = region.applied;
+        let (index, fold) = (group.applied(), region.applied.1);
         match group.compact(index, fold.to_le_bytes().to_vec()) {
             Ok(_) if is_killed => self.crash(id),
             Ok(records) => {
                 region.synced = records.len();
                 region.disk = records;
+                let known = *self.folds.entry(index).or_insert(fold);
+                assert_eq!(known, fold, "{id} has another history up to {index}");
                 self.note(format!("{id} compacts at {index}"));
             }
             Err(Error::Busy | Error::BadCompaction { .. }) => {}
@@ -183,8 +231,14 @@ impl Cluster {
             Some((index, state)) => (index, fold_of(state)),
             None => (0, 0),
         };
-        let config = GroupConfig::new(id, self.voters.clone(), self.round_trip_ms);
-        region.group = Some(Group::new(config, recovered).expect("own log is accepted"));
+        let founders = match self.founders.contains(&id) {
+            true => self.founders.clone(),
+            false => Vec::new(),
+        };
+        let config = GroupConfig::new(id, founders, self.round_trip_ms);
+        let mut group = Group::new(config, recovered).expect("own log is accepted");
+        group.set_ranks(self.voters.clone(), self.voters.iter().copied().collect());
+        region.group = Some(group);
         self.note(format!("{id} starts"));
         self.drive(id);
     }
@@ -286,7 +340,11 @@ impl Cluster {
             return;
         };
         let output = group.persisted(ready).expect("is the outstanding one");
+        let is_due = group.wants_compaction();
         self.apply(id, &output);
+        if is_due {
+            self.compact_now(id, false);
+        }
         for (to, bytes) in output.messages {
             self.send(id, to, bytes);
         }
@@ -297,6 +355,7 @@ impl Cluster {
         if let Some(snapshot) = &output.snapshot {
             assert!(snapshot.index > applied.0, "{id} goes back to a snapshot");
             applied = (snapshot.index, fold_of(&snapshot.state));
+            self.snapshots += 1;
             assert_eq!(self.folds.get(&applied.0), Some(&applied.1), "{id}: another history");
         }
         for (index, data) in &output.committed {
