@@ -1,13 +1,14 @@
 //! `meridian status`: what every region says of itself, side by side.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::cli::StatusArgs;
-use crate::config::{ClusterFile, Region};
+use crate::config::ClusterFile;
 use crate::http;
 
 /// How long a region may take to answer.
@@ -30,7 +31,13 @@ pub fn run(args: &StatusArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O runtime")?;
-    let told = runtime.block_on(ask_all(&cluster));
+    let told = runtime.block_on(async {
+        let mut told = ask_all(in_the_file(&cluster)).await;
+        // Regions that have joined since the file was written.
+        let others = not_in_the_file(&told);
+        told.extend(ask_all(others).await);
+        told
+    });
     let mut out = std::io::stdout().lock();
     if args.json {
         let all: Map<String, Value> = told.iter().map(as_json).collect();
@@ -43,12 +50,30 @@ pub fn run(args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
-async fn ask_all(cluster: &ClusterFile) -> Vec<Told> {
-    let asked: Vec<_> = cluster
-        .regions
-        .iter()
-        .map(|region| (region.name.clone(), tokio::spawn(ask(region.clone()))))
-        .collect();
+/// The regions of the topology file, and where they are asked.
+fn in_the_file(cluster: &ClusterFile) -> Vec<(String, SocketAddr)> {
+    let regions = cluster.regions.iter();
+    regions.map(|r| (r.name.clone(), r.operator_address(r.admin))).collect()
+}
+
+/// Live members that were not asked yet, by the newest word of those that were.
+fn not_in_the_file(told: &[Told]) -> Vec<(String, SocketAddr)> {
+    let members = members(told).into_iter().flatten();
+    let live =
+        members.filter(|m| matches!(word(&m["status"]).as_str(), "joining" | "active" | "leaving"));
+    let found = live.filter_map(|m| Some((word(&m["name"]), m["admin"].as_str()?.parse().ok()?)));
+    found.filter(|(name, _)| !told.iter().any(|told| told.name == *name)).collect()
+}
+
+/// The list of members of the answer with the highest epoch.
+fn members(told: &[Told]) -> Option<&Vec<Value>> {
+    let answers = told.iter().filter_map(|told| told.status.as_ref().ok());
+    answers.max_by_key(|status| status["epoch"].as_u64())?["members"].as_array()
+}
+
+async fn ask_all(regions: Vec<(String, SocketAddr)>) -> Vec<Told> {
+    let ask = |(name, admin)| (name, tokio::spawn(ask(admin)));
+    let asked: Vec<_> = regions.into_iter().map(ask).collect();
     let mut told = Vec::new();
     for (name, answer) in asked {
         let status = answer.await.context("a task").and_then(|status| status);
@@ -57,8 +82,7 @@ async fn ask_all(cluster: &ClusterFile) -> Vec<Told> {
     told
 }
 
-async fn ask(region: Region) -> Result<Value> {
-    let admin = region.operator_address(region.admin);
+async fn ask(admin: SocketAddr) -> Result<Value> {
     let answer = http::get(admin, "/status", ANSWER_WITHIN).await?;
     ensure!(answer.status == 200, "http://{admin}/status: code {}", answer.status);
     serde_json::from_str(&answer.body).with_context(|| format!("http://{admin}/status"))
@@ -72,7 +96,7 @@ fn as_json(told: &Told) -> (String, Value) {
     (told.name.clone(), value)
 }
 
-/// A row for each region, then a row for each pair, then what is not well.
+/// A row for each region, for each pair and for each member, then what is not well.
 fn table(told: &[Told]) -> String {
     let mut regions = vec![
         ["region", "health", "state", "primary", "epoch", "keys", "cdc", "version"]
@@ -103,6 +127,14 @@ fn table(told: &[Told]) -> String {
     if pairs.len() > 1 {
         text.push('\n');
         text.push_str(&columns(&pairs));
+    }
+    if let Some(members) = members(told) {
+        let heading = ["member", "ordinal", "status", "votes", "redis", "mesh"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        let fields = ["name", "origin", "status", "votes", "redis", "mesh"];
+        rows.extend(members.iter().map(|m| fields.map(|field| word(&m[field])).to_vec()));
+        text.push('\n');
+        text.push_str(&columns(&rows));
     }
     if !complaints.is_empty() {
         text.push('\n');
@@ -186,12 +218,21 @@ mod tests {
             "regions": {"us": {"state": "up"}},
             "health": {"level": "degraded", "reasons": ["fsync is slow"]},
             "peers": {"eu": {"connected": true, "rtt_ms": 80.25, "lag_ms": 3, "backlog_bytes": 0}},
-            "cdc": {"state": "streaming", "lsn": "0/16"}
+            "cdc": {"state": "streaming", "lsn": "0/16"},
+            "members": [
+                {"name": "us", "origin": 0, "status": "active", "votes": true,
+                 "redis": "10.0.0.1:7379", "mesh": "us:7400", "admin": "10.0.0.1:7500"},
+                {"name": "ap", "origin": 3, "status": "joining", "votes": false,
+                 "redis": "10.0.0.4:7379", "mesh": "ap:7400", "admin": "10.0.0.4:7500"},
+                {"name": "old", "origin": 2, "status": "dead", "votes": false,
+                 "mesh": "old:7400", "admin": "10.0.0.3:7500"}
+            ]
         });
         let told = [
             Told { name: "us".into(), status: Ok(status) },
             Told { name: "eu".into(), status: Err(anyhow::anyhow!("refused")) },
         ];
+        assert_eq!(not_in_the_file(&told), [("ap".to_owned(), ([10, 0, 0, 4], 7500).into())]);
         assert_eq!(
             table(&told),
             "region  health     state  primary  epoch  keys  cdc             version\n\
@@ -200,6 +241,11 @@ mod tests {
              \n\
              from  to  connected  rtt      lag   behind\n\
              us    eu  yes        80.2 ms  3 ms  0 B\n\
+             \n\
+             member  ordinal  status   votes  redis          mesh\n\
+             us      0        active   yes    10.0.0.1:7379  us:7400\n\
+             ap      3        joining  no     10.0.0.4:7379  ap:7400\n\
+             old     2        dead     no     -              old:7400\n\
              \n\
              us: fsync is slow\n\
              eu: refused\n"

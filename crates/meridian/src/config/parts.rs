@@ -8,7 +8,9 @@ use meridian_cdc::{TableName, Tables};
 use meridian_clock::Origin;
 use meridian_disk::DiskOptions;
 use meridian_dns::DnsConfig;
-use meridian_failover::{FailoverConfig, Network, RegionAddresses, Timing, Topology};
+use meridian_failover::{
+    FailoverConfig, Member, MemberAddresses, Network, RegionAddresses, Timing, Topology,
+};
 use meridian_keyspace::Durability;
 use meridian_mesh::{MeshConfig, NodeCertificate, PeerConfig};
 use meridian_postgres::TailerConfig;
@@ -35,6 +37,17 @@ impl Region {
         match self.client_addresses.as_slice() {
             [] => vec![self.redis.ip()],
             given => given.to_vec(),
+        }
+    }
+
+    /// Where others find it.
+    pub fn addresses(&self) -> MemberAddresses {
+        MemberAddresses {
+            mesh: self.reached_at(),
+            redis: Some(self.operator_address(self.redis)),
+            admin: Some(self.operator_address(self.admin)),
+            dns: Some(self.operator_address(self.dns)),
+            clients: self.client_addresses(),
         }
     }
 
@@ -84,6 +97,14 @@ impl ClusterFile {
             priority,
             timing: self.failover.timing.clone().into(),
         }
+    }
+
+    /// The members that a cluster begins with. From then on the control group's list counts.
+    pub fn founders(&self) -> BTreeMap<u16, Member> {
+        let founder = |region: &Region| {
+            (region.ordinal, Member::founder(region.name.clone(), region.addresses()))
+        };
+        self.regions.iter().map(founder).collect()
     }
 
     /// Which clients go where.

@@ -194,15 +194,17 @@ impl Node {
         };
 
         let failover = config.failover_config();
-        let initial = ControlState::initial(&failover).context("failover configuration")?;
-        let table = DnsTable::compute(&initial, &topology, &Default::default());
+        let founding = ControlState::founding(&failover, config.cluster.founders())
+            .context("failover configuration")?;
+        let table = DnsTable::compute(&founding, &topology, &Default::default());
         let dns = runtime
             .block_on(DnsServer::start(&config.dns_config(), table))
             .context("starting DNS")?;
         let (log, records) = control_log::ControlLog::open(&config.data_dir().join(CONTROL_LOG))?;
         let round_trip = config.cluster.largest_round_trip_ms();
         let group = meridian_consensus::GroupConfig::new(me.0, failover.voters.clone(), round_trip);
-        let control = Control::new(ControlConfig { failover, group }, records, 0, unix_us())
+        let control = ControlConfig { failover, group };
+        let control = Control::with_state(control, founding, records, 0, unix_us())
             .map_err(|e| anyhow!(e))
             .context("control group")?;
         let view: plane::SharedView = Arc::default();

@@ -1,7 +1,7 @@
 //! The control plane's task: heartbeats, Raft, checks, and what follows from a decision.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Instant,
 };
@@ -38,6 +38,8 @@ pub struct View {
     pub leader: Option<u16>,
     /// Its term.
     pub term: u64,
+    /// Who votes in it.
+    pub voters: BTreeSet<u16>,
     /// Whether this region may act as primary.
     pub is_primary: bool,
 }
@@ -117,8 +119,8 @@ impl Plane {
         let now_ms = self.now_ms();
         let state = self.control.state();
         let name = |region: &u16| {
-            let known = self.topology.regions.get(region);
-            known.map_or_else(|| region.to_string(), |r| r.name.clone())
+            let known = state.members.get(*region);
+            known.map_or_else(|| region.to_string(), |member| member.name.clone())
         };
         let mut lines = vec![
             ("epoch".to_owned(), state.epoch.to_string()),
@@ -218,7 +220,8 @@ impl Plane {
     fn publish(&self, published: &mut Option<DnsTable>) {
         let now_ms = self.now_ms();
         let state = self.control.state();
-        let table = DnsTable::compute(state, &self.topology, &self.control.suspects(now_ms));
+        let topology = self.topology.of_members(state);
+        let table = DnsTable::compute(state, &topology, &self.control.suspects(now_ms));
         if published.as_ref() != Some(&table) {
             self.dns.publish(table.clone());
             *published = Some(table);
@@ -232,6 +235,7 @@ impl Plane {
             regions: self.control.view(now_ms),
             leader,
             term,
+            voters: self.control.voters().0,
             is_primary,
         };
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);

@@ -29,7 +29,7 @@ pub struct Facts {
     pub region: String,
     /// Its ordinal.
     pub origin: u16,
-    /// Every region's name by its ordinal.
+    /// Every live region's name by its ordinal.
     pub names: BTreeMap<u16, String>,
     /// Time since the node was started.
     pub uptime: Duration,
@@ -123,7 +123,7 @@ impl Facts {
             cluster: admin.cluster.cluster.clone(),
             region: admin.region.name.clone(),
             origin: admin.region.ordinal,
-            names: admin.cluster.names_by_ordinal(),
+            names: names(admin, view.as_ref()),
             uptime: admin.started.elapsed(),
             now_us: unix_us(),
             snapshot,
@@ -163,6 +163,16 @@ impl Facts {
     #[must_use]
     pub fn name(&self, ordinal: u16) -> String {
         self.names.get(&ordinal).cloned().unwrap_or_else(|| format!("region-{ordinal}"))
+    }
+}
+
+/// The live members' names; before the control plane has reported, the topology's.
+fn names(admin: &Admin, view: Option<&View>) -> BTreeMap<u16, String> {
+    match view.map(|view| &view.state.members) {
+        Some(members) if !members.is_empty() => {
+            members.live().map(|(ordinal, member)| (ordinal, member.name.clone())).collect()
+        }
+        _ => admin.cluster.names_by_ordinal(),
     }
 }
 

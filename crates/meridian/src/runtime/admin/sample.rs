@@ -165,6 +165,7 @@ fn view() -> View {
         ],
         leader: Some(1),
         term: 3,
+        voters: [0, 1, 2].into(),
         is_primary: true,
     }
 }

@@ -1,7 +1,7 @@
 //! `/status`: the cluster as this node sees it, as one JSON document for people and programs.
 
 use meridian_cdc::format_lsn;
-use meridian_failover::{Cause, RegionState, RegionView};
+use meridian_failover::{Cause, Member, RegionState, RegionView};
 use meridian_mesh::{PeerStats, Traffic};
 use meridian_postgres::Status;
 use serde_json::{Map, Value, json};
@@ -32,6 +32,7 @@ pub fn document(facts: &Facts) -> Value {
         "term": view.map(|view| view.term),
         "health": { "level": verdict.level.to_string(), "reasons": verdict.reasons },
         "regions": regions(facts),
+        "members": members(facts),
         "peers": peers(facts),
         "caught_up": snapshot.map(|s| s.caught_up),
         "vectors_digest": snapshot.map(|s| format!("{:016x}", s.vectors_digest)),
@@ -81,6 +82,7 @@ fn cause_text(cause: Cause) -> &'static str {
         Cause::Slow => "its own checks are slow or fail now and then",
         Cause::Returned => "it is back and catching up",
         Cause::Healthy => "it is back and well",
+        Cause::Joined => "it is new and was not heard yet",
     }
 }
 
@@ -104,6 +106,26 @@ fn regions(facts: &Facts) -> Value {
         (facts.name(*ordinal), entry)
     });
     Value::Object(regions.collect::<Map<_, _>>())
+}
+
+/// Every region that has an ordinal, and those that had one: names may come twice.
+fn members(facts: &Facts) -> Value {
+    let Some(view) = &facts.view else { return Value::Null };
+    let text = |address: Option<std::net::SocketAddr>| address.map(|a| a.to_string());
+    let entry = |(ordinal, member): (u16, &Member)| {
+        json!({
+            "name": member.name,
+            "origin": ordinal,
+            "status": member.status.as_str(),
+            "since_epoch": member.since,
+            "votes": view.voters.contains(&ordinal),
+            "mesh": member.addresses.mesh,
+            "redis": text(member.addresses.redis),
+            "admin": text(member.addresses.admin),
+            "dns": text(member.addresses.dns),
+        })
+    };
+    Value::Array(view.state.members.iter().map(entry).collect())
 }
 
 fn peers(facts: &Facts) -> Value {
@@ -196,6 +218,9 @@ mod tests {
         check(&document, "/regions/ap-southeast/cause", json!("a majority does not hear it"));
         check(&document, "/regions/ap-southeast/silent_ms", Value::Null);
         check(&document, "/regions/eu-central/silent_ms", json!(31));
+        check(&document, "/members/2/origin", json!(2));
+        check(&document, "/members/2/status", json!("active"));
+        check(&document, "/members/2/votes", json!(true));
         check(&document, "/peers/eu-central/connected", json!(true));
         check(&document, "/peers/eu-central/rtt_ms", json!(80.25));
         check(&document, "/peers/eu-central/lag_ms", json!(45));
@@ -221,7 +246,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_null() {
         let document = document(&sample::silent());
-        for field in ["epoch", "primary", "leader", "regions", "keys", "vectors_digest", "cdc"] {
+        for field in
+            ["epoch", "primary", "leader", "regions", "members", "keys", "vectors_digest", "cdc"]
+        {
             assert!(document[field].is_null(), "{field}: {}", document[field]);
         }
         check(&document, "/is_primary", json!(false));
