@@ -77,7 +77,7 @@ impl World {
         }
         let voters = if region.told.is_some() { Vec::new() } else { failover.voters.clone() };
         let founding = region.told.clone();
-        let founding = founding.unwrap_or_else(|| ControlState::initial(&failover).unwrap());
+        let founding = founding.unwrap_or_else(|| ControlState::initial(&failover).expect("valid"));
         let config = ControlConfig { failover, group: GroupConfig::new(id, voters, 2 * DELAY_MS) };
         let log = region.log.clone();
         let control = Control::with_state(config, founding, log, now_ms, lives);
