@@ -8,6 +8,7 @@
 //! what is durable in the log.
 
 pub mod conformance;
+mod cut;
 mod entry;
 mod frame;
 mod layout;
@@ -15,6 +16,7 @@ mod memory;
 mod meta;
 mod port;
 
+pub use cut::{Cut, CutError};
 pub use entry::{
     ENTRY_HEADER_BYTES, Entries, Entry, MAX_ENTRY_BYTES, ScanEnd, encode_entry, scan_entries,
 };
