@@ -8,14 +8,17 @@ use std::sync::Arc;
 use meridian_store::{Identity, LogPosition, Meta, StoreError};
 
 use crate::checkpoint::Checkpoint;
+use crate::durable::DurableMark;
 use crate::file::{at, sync_directory};
 use crate::format::{self, FORMAT_FILE_NEW};
 use crate::lock::{DirectoryLock, LOCK_FILE};
-use crate::log::{self, LogReader, LogSyncer, LogWriter, Recovered};
+use crate::log::{self, LOG_GENERATION, LogReader, LogSyncer, LogWriter, Recovered};
 use crate::options::{DiskOptions, SEGMENT_BYTES_MIN};
 
 const LOG: &str = "log";
 const ROCKS: &str = "rocks";
+/// How far the log is on disk.
+const DURABLE: &str = "DURABLE";
 
 /// A node's directory.
 #[derive(Debug)]
@@ -64,10 +67,14 @@ impl DataDir {
         let checkpoint = Checkpoint::open(&path.join(ROCKS), &options, Arc::clone(&lock))?;
         let position = replay_from(path, identity, &checkpoint)?;
         let segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);
-        let found = log::recover(&path.join(LOG), segment_bytes, position)?;
+        let mark = DurableMark::open(&path.join(DURABLE))?;
+        let durable = LogPosition(mark.position(LOG_GENERATION));
+        let found = log::recover(&path.join(LOG), segment_bytes, position, durable)?;
+        mark.raise(LOG_GENERATION, found.end.0)?;
         let start = LogPosition(found.segments[0].base);
         let recovered = Recovered { start, end: found.end, torn: found.torn.clone() };
-        let (writer, syncer, reader) = log::handles(path.join(LOG), found, segment_bytes, lock);
+        let (writer, syncer, reader) =
+            log::handles(path.join(LOG), found, segment_bytes, mark, lock);
         Ok(Opened { writer, syncer, reader, checkpoint, recovered })
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! LOCK                      who uses the directory (an flock, and the process id as a hint)
 //! FORMAT                    whose data it holds and in which format
+//! DURABLE                   how far the log is on disk, to tell rot from a torn write
 //! log/<16 hex digits>.seg   the log; a segment is named by the position of its first byte
 //! rocks/                    the checkpoint
 //! ```
@@ -15,6 +16,7 @@
 
 mod checkpoint;
 mod directory;
+mod durable;
 mod file;
 mod format;
 mod lock;
@@ -24,6 +26,7 @@ mod storage;
 
 pub use checkpoint::{Checkpoint, CheckpointStats};
 pub use directory::{DataDir, Opened};
-pub use log::{LogReader, LogSyncer, LogWriter, Recovered, TornTail};
+pub use durable::DurableMark;
+pub use log::{LogHold, LogReader, LogSyncer, LogWriter, Recovered, TornTail};
 pub use options::{DiskOptions, SEGMENT_BYTES_MIN};
 pub use storage::DiskStorage;

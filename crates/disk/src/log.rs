@@ -9,25 +9,32 @@
 //! The writer never waits for a new file to be made: the syncer keeps a spare one ready, and
 //! beginning a segment is a rename.
 
+mod hold;
 mod reader;
 mod recovery;
 mod segment;
 mod syncer;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use meridian_store::{LogPosition, StoreError};
 
+use crate::durable::DurableMark;
 use crate::lock::DirectoryLock;
+pub use hold::LogHold;
 pub use reader::LogReader;
 pub(crate) use recovery::recover;
 pub use recovery::{Recovered, TornTail};
 pub(crate) use segment::Segment;
 pub use syncer::LogSyncer;
 pub use writer::LogWriter;
+
+/// Positions in the log only grow, so there is one generation of them.
+pub(crate) const LOG_GENERATION: u64 = 0;
 
 /// What writer, syncers and readers of one log share.
 #[derive(Debug)]
@@ -45,6 +52,10 @@ pub(crate) struct Shared {
     spare: Mutex<Option<Segment>>,
     /// Held while files are removed, so that they go in order.
     releasing: Mutex<()>,
+    /// From where on the log must stay, whoever releases it; by the number of the hold.
+    holds: Mutex<BTreeMap<u64, LogPosition>>,
+    /// Says after a crash what was durable.
+    mark: DurableMark,
     _lock: Arc<DirectoryLock>,
 }
 
@@ -53,6 +64,7 @@ pub(crate) fn handles(
     directory: PathBuf,
     recovered: recovery::Log,
     segment_bytes: u64,
+    mark: DurableMark,
     lock: Arc<DirectoryLock>,
 ) -> (LogWriter, LogSyncer, LogReader) {
     let end = recovered.end.0;
@@ -64,6 +76,8 @@ pub(crate) fn handles(
         segments: RwLock::new(recovered.segments),
         spare: Mutex::new(None),
         releasing: Mutex::new(()),
+        holds: Mutex::new(BTreeMap::new()),
+        mark,
         _lock: lock,
     });
     let writer = LogWriter::new(Arc::clone(&shared), segment_bytes);
@@ -86,7 +100,7 @@ impl Shared {
         segment.sync_name(&self.directory)?;
         // A slower thread may come here after a faster one.
         self.durable.fetch_max(end.0, Ordering::AcqRel);
-        Ok(())
+        self.mark.raise(LOG_GENERATION, end.0)
     }
 
     fn start(&self) -> LogPosition {

@@ -18,6 +18,10 @@ impl LogReader {
         LogReader { shared }
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Where the log begins and ends.
     #[must_use]
     pub fn bounds(&self) -> (LogPosition, LogPosition) {

@@ -44,10 +44,12 @@ pub(crate) struct Log {
 
 /// Opens the log in `directory`, or begins one. `position` is where the checkpoint wants it to be
 /// replayed from: what lies before is not looked at, what lies after is checked byte by byte.
+/// `durable` is what is known from elsewhere to have been on disk.
 pub(crate) fn recover(
     directory: &Path,
     segment_bytes: u64,
     position: Option<LogPosition>,
+    durable: LogPosition,
 ) -> Result<Log, StoreError> {
     let mut segments = open_segments(directory)?;
     if segments.is_empty() {
@@ -63,7 +65,7 @@ pub(crate) fn recover(
         check_sealed(&pair[0], &pair[1], from)?;
     }
     let last = segments.last().expect("there is at least the one just made");
-    let (end, torn) = mend_last(last, from)?;
+    let (end, torn) = mend_last(last, from.max(durable))?;
     preallocate(last.file(), &last.path, segment_bytes)?;
     last.sync_all()?;
     sync_directory(directory)?;
@@ -115,14 +117,14 @@ fn check_sealed(segment: &Segment, next: &Segment, from: LogPosition) -> Result<
 }
 
 /// Finds the log's end and cuts off what lies behind it. Walks the segment from its start, so
-/// that an end before `from` is noticed even where the file reads as zeros.
+/// that an end before `known` to be durable is noticed even where the file reads as zeros.
 fn mend_last(
     segment: &Segment,
-    from: LogPosition,
+    known: LogPosition,
 ) -> Result<(LogPosition, Option<TornTail>), StoreError> {
     let base = LogPosition(segment.base);
     let bytes = read(segment, base, segment.base + segment.length()?)?;
-    let (offset, durable) = walk(&bytes, base, from);
+    let (offset, durable) = walk(&bytes, base, known);
     let (end, rest) = (LogPosition(base.0 + offset as u64), &bytes[offset..]);
     let Some(last_byte) = rest.iter().rposition(|byte| *byte != 0) else {
         if end < durable {

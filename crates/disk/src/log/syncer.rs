@@ -57,14 +57,15 @@ impl LogSyncer {
         self.shared.durable()
     }
 
-    /// Removes the segments that lie wholly below `position` and are durable. Readers in the
-    /// middle of them finish.
+    /// Removes the segments that lie wholly below `position`, are durable, and that nobody holds
+    /// ([`super::LogReader::hold`]). Readers in the middle of them finish.
     ///
     /// # Errors
     /// [`StoreError::Io`] when a file cannot be removed.
     pub fn release(&self, position: LogPosition) -> Result<(), StoreError> {
         let _in_order = self.shared.releasing.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = self.take_below(position.min(self.shared.durable()));
+        let position = position.min(self.shared.durable()).min(self.shared.held_from());
+        let gone = self.take_below(position);
         if gone.is_empty() {
             return Ok(());
         }
@@ -107,6 +108,7 @@ impl LogSyncer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::DurableMark;
     use crate::lock::DirectoryLock;
     use crate::log::{handles, recover};
     use meridian_store::conformance::entry;
@@ -116,8 +118,9 @@ mod tests {
     fn the_first_failed_sync_is_final() {
         let directory = tempfile::tempdir().unwrap();
         let lock = Arc::new(DirectoryLock::take(directory.path()).unwrap());
-        let log = recover(directory.path(), 4096, None).unwrap();
-        let (mut writer, syncer, _) = handles(directory.path().into(), log, 4096, lock);
+        let log = recover(directory.path(), 4096, None, LogPosition(0)).unwrap();
+        let mark = DurableMark::open(&directory.path().join("DURABLE")).unwrap();
+        let (mut writer, syncer, _) = handles(directory.path().into(), log, 4096, mark, lock);
         let end = writer.append(&entry(&[b"a"], LogPosition(0))).unwrap();
         assert_eq!(syncer.sync().unwrap(), end);
 
