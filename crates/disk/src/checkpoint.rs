@@ -9,6 +9,7 @@
 //! Damage is noticed by RocksDB: every block carries its checksum (XXH3), which is verified by
 //! every read and every compaction. A second one around each value would find nothing more.
 
+mod frozen;
 mod tuning;
 
 use std::path::Path;
@@ -20,6 +21,8 @@ use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, FlushOptions,
     ReadOptions, WriteBatch, WriteOptions, properties,
 };
+
+pub use frozen::FrozenCheckpoint;
 
 use crate::lock::DirectoryLock;
 use crate::options::{DiskOptions, SCAN_READAHEAD_BYTES};
@@ -175,6 +178,10 @@ impl Checkpoint {
             self.inner.db.flush_cfs_opt(&[&elements, &system], &flush).map_err(error)?;
         }
         Ok(())
+    }
+
+    fn db(&self) -> &DB {
+        &self.inner.db
     }
 
     fn system(&self) -> &ColumnFamily {

@@ -1,5 +1,7 @@
 //! Opening a directory: who may, whose it is, and what is in it.
 
+mod build;
+
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 
 use meridian_store::{Identity, LogPosition, Meta, StoreError};
 
+use crate::backup::{FROZEN, remove_directory};
 use crate::checkpoint::Checkpoint;
 use crate::durable::DurableMark;
 use crate::file::{at, sync_directory};
@@ -14,6 +17,8 @@ use crate::format::{self, FORMAT_FILE_NEW};
 use crate::lock::{DirectoryLock, LOCK_FILE};
 use crate::log::{self, LOG_GENERATION, LogReader, LogSyncer, LogWriter, Recovered};
 use crate::options::{DiskOptions, SEGMENT_BYTES_MIN};
+
+pub(crate) use build::Builder;
 
 const LOG: &str = "log";
 const ROCKS: &str = "rocks";
@@ -64,6 +69,8 @@ impl DataDir {
         for part in [LOG, ROCKS] {
             make_directory(&path.join(part))?;
         }
+        // Left by a backup that did not end; links to tables that would never be let go.
+        remove_directory(&path.join(FROZEN))?;
         let checkpoint = Checkpoint::open(&path.join(ROCKS), &options, Arc::clone(&lock))?;
         let position = replay_from(path, identity, &checkpoint)?;
         let segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);

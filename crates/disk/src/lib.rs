@@ -14,6 +14,7 @@
 //! locked until the last of them is dropped. [`DiskStorage`] holds all of them for a single
 //! thread and implements `meridian_store::Storage`.
 
+mod backup;
 mod checkpoint;
 mod directory;
 mod durable;
@@ -24,7 +25,11 @@ mod log;
 mod options;
 mod storage;
 
-pub use checkpoint::{Checkpoint, CheckpointStats};
+pub use backup::{
+    BackupStorage, Digests, End, Frozen, FrozenFile, Listed, Manifest, Mark, Object, Owner, Pace,
+    Piece, Plan, Progress, Pruned, Repository, Restored, Source, Taken, restore, take,
+};
+pub use checkpoint::{Checkpoint, CheckpointStats, FrozenCheckpoint};
 pub use directory::{DataDir, Opened};
 pub use durable::DurableMark;
 pub use log::{LogHold, LogReader, LogSyncer, LogWriter, Recovered, TornTail};

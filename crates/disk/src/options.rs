@@ -26,6 +26,18 @@ pub(crate) const ROCKS_LOG_BYTES: usize = 1 << 20;
 /// The list of RocksDB's files is written anew when it is longer than this.
 pub(crate) const ROCKS_MANIFEST_BYTES: usize = 16 << 20;
 
+/// Backups and checks read about this much at a time.
+pub(crate) const COPY_BYTES: usize = 1 << 20;
+
+/// A backup stores the log in pieces of about this length: one is in memory when it is read back.
+pub(crate) const LOG_PIECE_BYTES: u64 = 32 << 20;
+
+/// The longest manifest of a backup that is read.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Memory for blocks of a frozen checkpoint that is read through.
+pub(crate) const FROZEN_CACHE_BYTES: usize = 8 << 20;
+
 /// Memory and disk that a directory may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {

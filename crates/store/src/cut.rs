@@ -28,6 +28,14 @@ pub enum CutError {
     OutOfOrder,
 }
 
+/// The largest stamp that a part of a log entry brings.
+///
+/// # Errors
+/// [`Malformed`] when it is no frame.
+pub fn stamp(bytes: &[u8]) -> Result<Time, Malformed> {
+    Ok(Frame::decode(bytes)?.header.last)
+}
+
 /// A walk over a log that leaves out what is stamped after an instant.
 #[derive(Clone, Debug)]
 pub struct Cut {
@@ -151,7 +159,10 @@ mod tests {
         bytes
     }
 
-    fn cut(upto: u64, entries: &[&[Vec<u8>]]) -> Result<Vec<Vec<(u16, u16, u64)>>, CutError> {
+    /// Frames by entry: partition, origin, last stamp.
+    type Left = Vec<Vec<(u16, u16, u64)>>;
+
+    fn cut(upto: u64, entries: &[&[Vec<u8>]]) -> Result<Left, CutError> {
         let mut cut = Cut::new(ME, Time(upto), vec![VersionVector::new(); 2]);
         let mut log = Vec::new();
         for frames in entries {

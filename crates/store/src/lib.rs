@@ -16,7 +16,7 @@ mod memory;
 mod meta;
 mod port;
 
-pub use cut::{Cut, CutError};
+pub use cut::{Cut, CutError, stamp};
 pub use entry::{
     ENTRY_HEADER_BYTES, Entries, Entry, MAX_ENTRY_BYTES, ScanEnd, encode_entry, scan_entries,
 };

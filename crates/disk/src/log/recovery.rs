@@ -72,6 +72,14 @@ pub(crate) fn recover(
     Ok(Log { segments: segments.into_iter().map(Arc::new).collect(), end, torn })
 }
 
+/// Begins a log at a position, in a directory that holds none.
+pub(crate) fn begin(directory: &Path, position: LogPosition) -> Result<Log, StoreError> {
+    let segment = Segment::create(directory, position.0)?;
+    segment.sync_all()?;
+    sync_directory(directory)?;
+    Ok(Log { segments: vec![Arc::new(segment)], end: position, torn: None })
+}
+
 fn open_segments(directory: &Path) -> Result<Vec<Segment>, StoreError> {
     let mut bases = Vec::new();
     for found in fs::read_dir(directory).map_err(at("listing", directory))? {

@@ -2,6 +2,7 @@
 //! links RocksDB.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod checkpoint;
 mod conformance;
 mod damage;
@@ -9,5 +10,6 @@ mod differential;
 mod directory;
 mod full;
 mod killed;
+mod region;
 mod support;
 mod threads;
