@@ -22,7 +22,7 @@ mod take;
 
 pub use manifest::{Digests, End, Frozen, FrozenFile, Manifest, Object, Owner, Piece};
 pub use object::Pace;
-pub use plan::Plan;
+pub use plan::{NoPlan, Plan};
 pub(crate) use repository::remove_directory;
 pub use repository::{Listed, Pruned, Repository};
 pub use restore::{Restored, restore};

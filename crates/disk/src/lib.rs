@@ -26,8 +26,8 @@ mod options;
 mod storage;
 
 pub use backup::{
-    BackupStorage, Digests, End, Frozen, FrozenFile, Listed, Manifest, Mark, Object, Owner, Pace,
-    Piece, Plan, Progress, Pruned, Repository, Restored, Source, Taken, restore, take,
+    BackupStorage, Digests, End, Frozen, FrozenFile, Listed, Manifest, Mark, NoPlan, Object, Owner,
+    Pace, Piece, Plan, Progress, Pruned, Repository, Restored, Source, Taken, restore, take,
 };
 pub use checkpoint::{Checkpoint, CheckpointStats, FrozenCheckpoint};
 pub use directory::{DataDir, Opened};

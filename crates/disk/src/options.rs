@@ -35,6 +35,9 @@ pub(crate) const LOG_PIECE_BYTES: u64 = 32 << 20;
 /// The longest manifest of a backup that is read.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
+/// The most bytes of digests that are read: ten for each of Redis's hash slots.
+pub(crate) const DIGESTS_BYTES_MAX: usize = 10 * 16_384;
+
 /// Memory for blocks of a frozen checkpoint that is read through.
 pub(crate) const FROZEN_CACHE_BYTES: usize = 8 << 20;
 

@@ -9,10 +9,10 @@ use meridian_store::StoreError;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::manifest::{Manifest, Object, is_id};
+use super::manifest::{Digests, Manifest, Object, is_id};
 use super::object::{HashingWriter, Pace, read_checked};
 use crate::file::{at, sync_directory};
-use crate::options::{MANIFEST_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::options::{DIGESTS_BYTES_MAX, MANIFEST_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 
 const MARKER: &str = "BACKUPS";
 const MARKER_TEXT: &str = "meridian backups\nformat 1\n";
@@ -159,6 +159,28 @@ impl Repository {
     /// [`StoreError::Corrupt`] when it holds something else, [`StoreError::Io`] when it is gone.
     pub fn check(&self, object: &Object, pace: Pace) -> Result<(), StoreError> {
         read_checked(&self.object_path(object), object, pace, |_| Ok(()))
+    }
+
+    /// The digests that were taken with a backup.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when they are damaged, [`StoreError::Io`] when they are gone.
+    pub fn digests(&self, manifest: &Manifest) -> Result<Digests, StoreError> {
+        let Some(object) = &manifest.end.digests else { return Ok(Digests::default()) };
+        let path = self.object_path(object);
+        let mut bytes = Vec::new();
+        read_checked(&path, object, Pace::UNBOUNDED, |part| {
+            bytes.extend_from_slice(part);
+            match bytes.len() > DIGESTS_BYTES_MAX {
+                true => Err(StoreError::Refused("more digests than slots".to_owned())),
+                false => Ok(()),
+            }
+        })?;
+        Digests::decode(&bytes).ok_or_else(|| StoreError::Corrupt {
+            file: path.display().to_string(),
+            offset: 0,
+            reason: "no digests".to_owned(),
+        })
     }
 
     /// Takes a damaged object out of the way, so that the next backup stores it anew.

@@ -232,7 +232,7 @@ impl Taking<'_> {
             } else {
                 // What is there already is read for its stamps only.
                 from = joint;
-                self.read(position, joint, &mut walk, &mut |_, _| Ok(()))?;
+                self.read(position, joint, &mut walk, &mut |_, _, _| Ok(()))?;
             }
         }
         self.progress.total.fetch_add(end.0 - from.0, Ordering::Relaxed);
@@ -245,8 +245,7 @@ impl Taking<'_> {
             }
             Ok::<_, StoreError>(())
         };
-        self.read(from, end, &mut walk, &mut |entry, first| {
-            let (at, bytes) = entry;
+        self.read(from, end, &mut walk, &mut |at, bytes, first| {
             if writing.as_ref().is_some_and(|(_, _, w)| w.bytes() >= LOG_PIECE_BYTES) {
                 finish(writing.take())?;
             }
@@ -267,7 +266,7 @@ impl Taking<'_> {
         from: LogPosition,
         end: LogPosition,
         walk: &mut Walk,
-        each: &mut dyn FnMut((LogPosition, &[u8]), Time) -> Result<(), StoreError>,
+        each: EachEntry<'_>,
     ) -> Result<(), StoreError> {
         let mut at = from;
         while at < end {
@@ -281,7 +280,7 @@ impl Taking<'_> {
                 let first = walk.entry(&entry)?;
                 let offset = (entry.start.0 - before.0) as usize;
                 let length = (entry.end.0 - entry.start.0) as usize;
-                each((entry.start, &bytes[offset..offset + length]), first)?;
+                each(entry.start, &bytes[offset..offset + length], first)?;
                 at = entry.end;
             }
             if at == before {
@@ -312,6 +311,9 @@ impl Taking<'_> {
         found
     }
 }
+
+/// Is shown an entry: where it begins, its bytes, the smallest last stamp of its frames.
+type EachEntry<'a> = &'a mut dyn FnMut(LogPosition, &[u8], Time) -> Result<(), StoreError>;
 
 struct StoredLog {
     pieces: Vec<Piece>,
