@@ -6,6 +6,8 @@ use meridian_clock::Time;
 use meridian_resp::Protocol;
 use meridian_store::LogPosition;
 
+use crate::token::Token;
+
 /// Names a connection for as long as the process lives; never reused.
 pub type ClientId = u64;
 
@@ -38,6 +40,14 @@ pub struct Client {
     pub watched: BTreeMap<Box<[u8]>, bool>,
     /// A watched key has been written.
     pub watch_broken: bool,
+    /// What it has written and read, once it has asked for a token.
+    pub session: Option<Box<Token>>,
+    /// It has run a command on data, session or not.
+    pub(crate) touched_data: bool,
+    /// Replies to its writes carry a token.
+    pub(crate) token_attribute: bool,
+    /// It waits in MERIDIAN.AWAIT.
+    pub(crate) waits: bool,
     pub(crate) out: Vec<u8>,
     /// Bytes of output that have left and are no longer in `out`.
     base: u64,
@@ -87,6 +97,10 @@ impl Client {
             transaction: None,
             watched: BTreeMap::new(),
             watch_broken: false,
+            session: None,
+            touched_data: false,
+            token_attribute: false,
+            waits: false,
             out: Vec::new(),
             base: 0,
             released: 0,
@@ -105,6 +119,13 @@ impl Client {
     pub(crate) fn release(&mut self, upto: u64) {
         let released = upto.saturating_sub(self.base) as usize;
         self.released = self.released.max(released.min(self.out.len()));
+    }
+
+    /// Whether it waits in MERIDIAN.AWAIT: what it sends meanwhile is put off, and had better not
+    /// be read.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Bytes of replies that have not left.

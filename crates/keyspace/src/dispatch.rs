@@ -19,7 +19,9 @@ use crate::{
         MAX_QUEUED_COMMANDS, MAX_VALUE_BYTES,
     },
     mirror::{MIRROR_PREFIX, RESERVED_PREFIX, mirror_table},
+    session,
     stage::Stage,
+    waiting::Wait,
 };
 
 /// What commands see of the world outside the data. Set by whoever composes the node.
@@ -57,6 +59,10 @@ pub struct Environment {
     pub random: Random,
     /// Connections that are open.
     pub connected: u64,
+    /// Clients that wait in MERIDIAN.AWAIT.
+    pub waiting: u64,
+    /// How often MERIDIAN.AWAIT ended how.
+    pub awaits: Awaits,
     /// Calls by command, in the order of the command table.
     calls: Vec<u64>,
 }
@@ -82,6 +88,8 @@ impl Environment {
             started_ms: 0,
             random: Random(config.stage.seed | 1),
             connected: 0,
+            waiting: 0,
+            awaits: Awaits::default(),
             calls: vec![0; commands::all().count()],
         }
     }
@@ -104,6 +112,17 @@ impl Environment {
     pub fn region_name(&self, origin: Origin) -> String {
         self.regions.get(&origin).cloned().unwrap_or_else(|| origin.to_string())
     }
+}
+
+/// How often MERIDIAN.AWAIT ended how, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Awaits {
+    /// The region covered the token when it was asked.
+    pub covered: u64,
+    /// It covered the token in time.
+    pub waited: u64,
+    /// It did not.
+    pub stale: u64,
 }
 
 /// Marsaglia's xorshift64* ("Xorshift RNGs", 2003): enough to pick a member.
@@ -148,6 +167,8 @@ pub struct Outcome {
     /// Questions about other clients (CLIENT LIST, CLIENT KILL), and where in the caller's
     /// output each answer belongs.
     pub about_clients: Vec<(usize, AboutClients)>,
+    /// The client waits from now on; its reply comes later.
+    pub wait: Option<Wait>,
 }
 
 /// The error for what would not fit one frame.
@@ -208,6 +229,7 @@ impl Dispatcher {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let mut out = std::mem::take(&mut client.out);
+        let (start, applied) = (out.len(), stage.ops_applied());
         match self.admit(env, client, args) {
             Err(error) => {
                 let error = refuse(client, args, error, &mut outcome);
@@ -221,6 +243,10 @@ impl Dispatcher {
                 self.exec(stage, env, client, &mut out, &mut outcome);
             }
             Ok(row) => call(row, stage, env, client, args, &mut out, &mut outcome, false),
+        }
+        if client.token_attribute && stage.ops_applied() != applied {
+            let length = session::attach(&mut out, start, client, stage, env);
+            outcome.about_clients.iter_mut().for_each(|(at, _)| *at += length);
         }
         client.out = out;
         outcome
@@ -246,6 +272,11 @@ impl Dispatcher {
         }
         if spec.access.writes() {
             check_write(env, spec, args)?;
+        }
+        if client.transaction.is_some()
+            && let Some(error) = commands::refused_in_transaction(spec, args)
+        {
+            return Err(error.into());
         }
         Ok(row)
     }
@@ -308,6 +339,7 @@ fn call(
     client.active = now;
     let reply = Writer::new(out, client.protocol);
     (spec.run)(&mut Call { stage, env, client, args, reply, now, outcome, in_transaction });
+    session::note(client, stage, spec, args);
 }
 
 /// Whether a reader sees the key.

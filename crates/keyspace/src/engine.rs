@@ -13,9 +13,11 @@ use meridian_store::LogPosition;
 
 use crate::{
     client::{Client, ClientId, Gate},
-    commands::AboutClients,
+    commands::{AboutClients, tokens},
     dispatch::{Dispatcher, Environment},
+    session,
     stage::{FrameError, Stage, StageConfig},
+    waiting::{Outcome as WaitOutcome, Waiting},
 };
 
 /// When a reply may leave, as Redis's `appendfsync`.
@@ -87,6 +89,8 @@ pub struct Engine {
     /// Clients that have something to send.
     ready: Vec<ClientId>,
     gates: VecDeque<Gate>,
+    /// Clients in MERIDIAN.AWAIT.
+    waiting: Waiting,
     end: LogPosition,
     synced: LogPosition,
     /// What appended entries will make durable.
@@ -109,6 +113,7 @@ impl Engine {
             replied: Vec::new(),
             ready: Vec::new(),
             gates: VecDeque::new(),
+            waiting: Waiting::default(),
             end,
             synced: end,
             advancing: VecDeque::new(),
@@ -157,6 +162,7 @@ impl Engine {
     /// A connection is gone.
     pub fn disconnect(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(&id) {
+            self.stop_waiting(id);
             self.environment.connected = self.clients.len() as u64;
             if !std::mem::take(&mut client.watched).is_empty() {
                 self.forget_watches();
@@ -170,12 +176,16 @@ impl Engine {
         &self.clients
     }
 
-    /// Runs one command of a client. Its reply waits for the commit.
+    /// Runs one command of a client. Its reply waits for the commit. A command of a client that
+    /// [`Client::waits`] is put off until it no longer does.
     #[inline]
     pub fn execute(&mut self, id: ClientId, args: &[&[u8]]) {
         let Some(client) = self.clients.get_mut(&id).filter(|c| !c.closing) else {
             return;
         };
+        if client.waits {
+            return self.defer(id, args);
+        }
         if !client.replied {
             client.replied = true;
             self.replied.push(id);
@@ -189,6 +199,80 @@ impl Engine {
             self.forget_watches();
         }
         self.break_watches();
+        if let Some(wait) = outcome.wait
+            && let Some(need) = wait.token.missing(&self.stage)
+        {
+            self.waiting.add(id, wait, need);
+            self.environment.waiting = self.waiting.len() as u64;
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.waits = true;
+            }
+        }
+    }
+
+    /// Wakes the clients whose token is covered by now, and those that have waited long enough.
+    /// To be called after frames and watermarks, and at [`Engine::next_wake_ms`] at the latest;
+    /// `now_ms` is any steady clock. Commit afterwards.
+    pub fn wake(&mut self, now_ms: u64) {
+        if self.waiting.len() == 0 {
+            return;
+        }
+        for woken in self.waiting.due(&self.stage, now_ms) {
+            self.environment.waiting = self.waiting.len() as u64;
+            let Some(client) = self.clients.get_mut(&woken.client) else { continue };
+            client.waits = false;
+            if client.closing {
+                continue;
+            }
+            if !client.replied {
+                client.replied = true;
+                self.replied.push(woken.client);
+            }
+            match woken.outcome {
+                WaitOutcome::Covered(token) => {
+                    session::begin(client, &self.stage).join(&token);
+                    self.environment.awaits.waited += 1;
+                    Writer::new(&mut client.out, client.protocol).ok();
+                }
+                WaitOutcome::Stale(token) => {
+                    let mut reply = Writer::new(&mut client.out, client.protocol);
+                    tokens::stale(&mut reply, &self.stage, &mut self.environment, &token);
+                }
+            }
+            for command in woken.deferred {
+                let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+                self.execute(woken.client, &args);
+            }
+        }
+    }
+
+    /// When [`Engine::wake`] must be called though nothing has arrived.
+    #[must_use]
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        self.waiting.next_ms()
+    }
+
+    /// What a client sends while it waits is run afterwards. One that sends more than may wait is
+    /// disconnected.
+    fn defer(&mut self, id: ClientId, args: &[&[u8]]) {
+        if self.waiting.defer(id, args) {
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            Writer::new(&mut client.out, client.protocol)
+                .error("ERR too many commands behind MERIDIAN.AWAIT");
+            client.closing = true;
+            if !client.replied {
+                client.replied = true;
+                self.replied.push(id);
+            }
+        }
+        self.stop_waiting(id);
+    }
+
+    fn stop_waiting(&mut self, id: ClientId) {
+        self.waiting.remove(id);
+        self.environment.waiting = self.waiting.len() as u64;
     }
 
     /// The client broke the protocol: it gets Redis's error, and the connection closes after it.

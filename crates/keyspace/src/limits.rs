@@ -50,6 +50,32 @@ pub const MAX_CONFLICT_KEYS: usize = 10_000;
 /// The most keys that one client may WATCH.
 pub const MAX_WATCHED_KEYS: usize = 1 << 16;
 
+/// The most partitions that a session token names one by one; older ones fold into what must be
+/// there in every partition.
+pub const MAX_TOKEN_PARTITIONS: usize = 64;
+
+/// The most stamps that a session token holds for single partitions.
+pub const MAX_TOKEN_ENTRIES: usize = 120;
+
+/// The longest session token, in characters: a browser keeps at least 4096 bytes a cookie, name
+/// and attributes included (RFC 6265, section 6.1).
+pub const MAX_TOKEN_CHARS: usize = 4000;
+
+/// How long MERIDIAN.AWAIT waits unless it is told, in milliseconds.
+pub const DEFAULT_AWAIT_MS: u64 = 1_000;
+
+/// The longest that MERIDIAN.AWAIT may be told to wait, in milliseconds.
+pub const MAX_AWAIT_MS: u64 = 60_000;
+
+/// The most clients that may wait at once.
+pub const MAX_WAITING_CLIENTS: usize = 4096;
+
+/// The most commands that may wait behind a client's MERIDIAN.AWAIT, and their bytes. A shell that
+/// stops reading from a client that waits never comes near.
+pub const MAX_DEFERRED_COMMANDS: usize = 1 << 16;
+/// See [`MAX_DEFERRED_COMMANDS`].
+pub const MAX_DEFERRED_BYTES: usize = 64 << 20;
+
 const _: () = assert!(
     MAX_VALUE_BYTES * 2 < MAX_COMMAND_BYTES,
     "a field and its value, both as large as allowed, must fit one frame"
@@ -59,5 +85,14 @@ const _: () = assert!(
     MAX_COMMIT_BYTES + MAX_COMMAND_BYTES + MAX_FRAME_BYTES < MAX_ENTRY_BYTES,
     "one more command must fit a full commit"
 );
+/// The largest token's bytes: the cluster and the checksum, the origins' heads, the entries.
+const TOKEN_BYTES: usize =
+    8 + 4 + 1 + meridian_clock::MAX_REGIONS * (1 + 8 + 10 + 2) + MAX_TOKEN_ENTRIES * (3 + 10);
+
+const _: () = assert!(
+    2 + TOKEN_BYTES.div_ceil(3) * 4 <= MAX_TOKEN_CHARS,
+    "every token that is made must be short enough to be read"
+);
+
 const _: () =
     assert!(MAX_CUT_BYTES / 64 < meridian_crdt::MAX_CUTS, "what is listed must be readable");

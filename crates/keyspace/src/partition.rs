@@ -131,6 +131,20 @@ impl Partition {
         })
     }
 
+    /// Whether all that the origin stamped up to `upto` is here: it has been applied, or the
+    /// origin has promised that nothing more of it comes.
+    #[must_use]
+    pub fn is_complete(&self, origin: Origin, upto: Time) -> bool {
+        self.complete_until(origin) >= upto || self.retired.contains(&origin)
+    }
+
+    /// Up to when all that the origin stamped is known to be here.
+    #[must_use]
+    pub fn complete_until(&self, origin: Origin) -> Time {
+        let promised = self.watermark.get(&origin).copied().unwrap_or_default();
+        self.vector.get(origin).max(promised)
+    }
+
     /// Notes an empty row.
     pub fn note(&mut self, key: &[u8], element: ElementKey, row: &Row) {
         self.residue.push_back(Residue {

@@ -296,6 +296,7 @@ impl DataNode {
             self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
             self.sweep();
         }
+        self.engine.wake(now_ms);
     }
 
     /// Applies a batch of the tailer. Commit afterwards; the position is durable with the rows.

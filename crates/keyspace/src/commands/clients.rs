@@ -281,6 +281,7 @@ fn describe(client: &Client, now: Time) -> Vec<u8> {
         (_, _, true) => "c",
         (Some(_), true, _) => "xd",
         (Some(_), ..) => "x",
+        _ if client.waits => "b",
         _ => "N",
     };
     let multi = client.transaction.as_ref().map_or(-1, |t| t.commands.len() as i64);

@@ -172,6 +172,7 @@ fn reset(call: &mut Call<'_>) {
     end_transaction(call.client, call.outcome);
     let client = &mut *call.client;
     client.name.clear();
+    (client.session, client.touched_data, client.token_attribute) = (None, false, false);
     client.protocol = Protocol::Resp2;
     client.authenticated = call.env.password.is_none();
     call.reply.simple("RESET");

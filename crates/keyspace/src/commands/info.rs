@@ -90,7 +90,7 @@ fn clients(call: &Call<'_>) -> Section {
         "Clients",
         &[
             ("connected_clients", &call.env.connected),
-            ("blocked_clients", &0),
+            ("blocked_clients", &call.env.waiting),
             ("tracking_clients", &0),
         ],
     )

@@ -123,6 +123,8 @@ fn summary_of(spec: &Spec) -> &'static str {
         "meridian" => "Groups Meridian's own commands; see MERIDIAN HELP.",
         "meridian.digest" => "Returns a digest of all data, of every slot or of one key.",
         "meridian.conflicts" => "Lists the values that lost to a concurrent write.",
+        "meridian.token" => "Returns a token that covers what the connection has written and read.",
+        "meridian.await" => "Waits until this region has all that a token covers.",
         "meridian.regions" => "Lists the regions of the cluster.",
         "meridian.help" => "Explains Meridian's own commands.",
         _ => "Behaves as in Redis 7 within a region.",

@@ -4,6 +4,7 @@
 use super::{
     SYNTAX, conflicts,
     spec::{NO_KEYS, Spec},
+    tokens,
 };
 use crate::{dispatch::Call, slot::SLOTS, table::object_digest};
 
@@ -14,13 +15,18 @@ pub(super) static TABLE: &[Spec] = &[
         conflicts::conflicts(call, &call.args[1..]);
     }),
     Spec::plain("meridian.regions", 1, regions),
+    Spec::plain("meridian.token", -1, |call| tokens::token(call, &call.args[1..])),
+    Spec::plain("meridian.await", -2, |call| tokens::wait(call, &call.args[1..])),
     Spec::plain("meridian.help", 1, help),
 ];
 
 const SUBCOMMANDS: &[(&str, i32)] =
-    &[("digest", -2), ("conflicts", -2), ("regions", 2), ("help", 2)];
+    &[("await", -3), ("conflicts", -2), ("digest", -2), ("regions", 2), ("token", -2), ("help", 2)];
 
 const HELP: &[&str] = &[
+    "AWAIT <token> [<timeout-ms>]",
+    "    Reply OK once this region has all that the token covers, else -STALE with what is missing",
+    "    after the timeout (1000 ms unless given, 0 to 60000; 0 only looks).",
     "CONFLICTS [<key>] [COUNT <n>]",
     "    List the values that lost to a concurrent write and what they lost to.",
     "DIGEST",
@@ -31,6 +37,12 @@ const HELP: &[&str] = &[
     "    Return the digest of one key.",
     "REGIONS",
     "    List the regions of the cluster.",
+    "TOKEN",
+    "    Return a token that covers what this connection has written and read so far.",
+    "TOKEN FORGET",
+    "    Begin anew: tokens cover what the connection writes and reads from now on.",
+    "TOKEN ATTRIBUTE ON|OFF",
+    "    Put the token in front of every reply to a write, as a RESP3 attribute.",
 ];
 
 fn meridian(call: &mut Call<'_>) {
@@ -39,6 +51,8 @@ fn meridian(call: &mut Call<'_>) {
         b"digest" => digest(call, rest),
         b"conflicts" => conflicts::conflicts(call, rest),
         b"regions" => regions(call),
+        b"token" => tokens::token(call, rest),
+        b"await" => tokens::wait(call, rest),
         _ => help(call),
     }
 }

@@ -21,6 +21,7 @@ mod set_options;
 mod sets;
 pub(crate) mod spec;
 mod strings;
+pub(crate) mod tokens;
 mod transactions;
 mod transfer;
 mod view;
@@ -69,6 +70,16 @@ static FAMILIES: &[(&str, &[Spec])] = &[
 /// Every command.
 pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
     FAMILIES.iter().flat_map(|(_, table)| table.iter())
+}
+
+/// Why a command must not be queued by MULTI, if it must not.
+pub(crate) fn refused_in_transaction(spec: &Spec, args: &[&[u8]]) -> Option<&'static str> {
+    let waits = match spec.name {
+        "meridian.await" => true,
+        "meridian" => args.get(1).is_some_and(|sub| sub.eq_ignore_ascii_case(b"await")),
+        _ => false,
+    };
+    waits.then_some("ERR MERIDIAN.AWAIT inside MULTI is not allowed")
 }
 
 /// The object under a key as clients may see it: Meridian's own keys do not exist for them.

@@ -33,8 +33,12 @@ struct Connection {
     partial: Vec<u8>,
     /// There may be more to read.
     unread: bool,
-    /// Not read from until its replies have gone.
+    /// Not read from until its replies have gone, or until it no longer waits.
     paused: bool,
+    /// It waits in MERIDIAN.AWAIT.
+    waits: bool,
+    /// The peer will send nothing more; what it has sent may still be unread.
+    hung_up: bool,
     /// The socket takes no more at present.
     blocked: bool,
     /// The peer will send nothing more, or the socket is broken.
@@ -126,6 +130,12 @@ impl Clients {
             }
             connection.unread = true;
         }
+        connection.hung_up |= event.is_read_closed();
+        if connection.waits && connection.hung_up {
+            // As in Redis: who waits for a reply and hangs up does not want it any more.
+            connection.finished = true;
+            self.unread.push_back(place);
+        }
         if event.is_writable() && connection.blocked {
             connection.blocked = false;
             self.writable.push(place);
@@ -142,6 +152,9 @@ impl Clients {
         let Some(connection) = self.connections.get_mut(place).and_then(Option::as_mut) else {
             return;
         };
+        if connection.finished {
+            return self.close(place, engine);
+        }
         connection.unread = false;
         let count = match connection.stream.read(&mut self.buffer) {
             Ok(0) => {
@@ -182,7 +195,9 @@ impl Clients {
         if connection.parser.limits().unauthenticated && client.is_some_and(|c| c.authenticated) {
             connection.parser.set_limits(limits(engine, connection.id));
         }
-        connection.paused = backlog > BACKLOG_PAUSE_BYTES;
+        connection.waits = client.is_some_and(|c| c.waits());
+        connection.finished |= connection.waits && connection.hung_up;
+        connection.paused = backlog > BACKLOG_PAUSE_BYTES || connection.waits;
         if connection.unread && !connection.paused {
             self.unread.push_back(place);
         }
@@ -223,7 +238,8 @@ impl Clients {
             }
         }
         let backlog = client.backlog();
-        if connection.paused && backlog <= BACKLOG_PAUSE_BYTES / 2 {
+        connection.waits = client.waits();
+        if connection.paused && !connection.waits && backlog <= BACKLOG_PAUSE_BYTES / 2 {
             connection.paused = false;
             connection.unread = true;
             self.unread.push_back(place);
@@ -276,6 +292,8 @@ impl Clients {
             partial: Vec::new(),
             unread: false,
             paused: false,
+            waits: false,
+            hung_up: false,
             blocked: false,
             finished: false,
         };

@@ -100,7 +100,7 @@ impl Executor {
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         while !self.stop {
-            let wait = if self.clients.has_unread() { Duration::ZERO } else { IDLE_WAKE };
+            let wait = if self.clients.has_unread() { Duration::ZERO } else { self.idle() };
             match self.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -110,6 +110,12 @@ impl Executor {
         }
         self.commit()?;
         Ok(())
+    }
+
+    /// How long nothing needs to be done if nothing arrives.
+    fn idle(&self) -> Duration {
+        let due = self.node.engine().next_wake_ms().map(Duration::from_millis);
+        due.map_or(IDLE_WAKE, |due| due.saturating_sub(self.started.elapsed()).min(IDLE_WAKE))
     }
 
     /// One turn: everything that has arrived, one commit, everything that may leave.
