@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_clock::Origin;
-use meridian_keyspace::SLOTS;
+use meridian_keyspace::{Awaits, SLOTS};
 use meridian_node::{DataNode, PeerLag};
 
 use super::clients::Clients;
@@ -27,6 +27,10 @@ pub struct Snapshot {
     pub hits: u64,
     /// Reads that did not.
     pub misses: u64,
+    /// Clients that wait in MERIDIAN.AWAIT.
+    pub clients_waiting: u64,
+    /// How MERIDIAN.AWAIT ended.
+    pub awaits: Awaits,
     /// Bytes from and to clients.
     pub bytes_read: u64,
     /// See `bytes_read`.
@@ -79,6 +83,8 @@ impl Snapshot {
             calls: env.calls().collect(),
             hits: env.hits,
             misses: env.misses,
+            clients_waiting: env.waiting,
+            awaits: env.awaits,
             bytes_read: clients.bytes_read,
             bytes_written: clients.bytes_written,
             operations: stage.ops_applied(),

@@ -3,4 +3,5 @@
 mod certificates;
 mod cluster;
 mod configuration;
+mod sessions;
 mod support;

@@ -8,6 +8,7 @@ use meridian_dns::DnsCounts;
 use meridian_failover::{
     Cause, ControlState, FailoverConfig, Health, Level, Reason, RegionState, RegionView,
 };
+use meridian_keyspace::Awaits;
 use meridian_mesh::{MeshStats, PeerStats, Refusal, SessionId, Traffic};
 use meridian_node::PeerLag;
 use meridian_postgres::{State, Status, Totals};
@@ -119,6 +120,8 @@ fn snapshot() -> Snapshot {
         calls: BTreeMap::from([("GET", 3000), ("SET", 2000)]),
         hits: 2900,
         misses: 100,
+        clients_waiting: 2,
+        awaits: Awaits { covered: 40, waited: 10, stale: 1 },
         bytes_read: 200_000,
         bytes_written: 300_000,
         operations: 2100,

@@ -62,6 +62,22 @@ fn clients(snapshot: Option<&Snapshot>, out: &mut Out<'_>) -> fmt::Result {
         "Connections of Redis clients that were refused because there were too many",
         known(snapshot.map(|s| s.clients_refused)),
     )?;
+    out.gauge(
+        "meridian_clients_waiting",
+        None,
+        "Redis clients that wait in MERIDIAN.AWAIT",
+        known(snapshot.map(|s| whole(s.clients_waiting))),
+    )?;
+    let outcomes = snapshot.into_iter().flat_map(|s| {
+        let awaits = s.awaits;
+        [("covered", awaits.covered), ("waited", awaits.waited), ("stale", awaits.stale)]
+    });
+    out.counter(
+        "meridian_awaits",
+        None,
+        "How MERIDIAN.AWAIT ended: covered at once, covered after waiting, or stale",
+        outcomes.map(|(outcome, count)| (labels([("outcome", outcome)]), count)),
+    )?;
     out.counter(
         "meridian_client_read",
         Some(Unit::Bytes),
