@@ -86,11 +86,19 @@ impl Row {
         self.last > self.cut_last
     }
 
-    fn cut(&mut self, last: Time, sum: Amount) {
+    pub(crate) fn cut(&mut self, last: Time, sum: Amount) {
         if last > self.cut_last {
             self.cut_last = last;
             self.cut_sum = sum;
         }
+    }
+
+    /// Takes over what another copy of the same row has seen beyond this one.
+    pub(crate) fn raise(&mut self, other: &Row) {
+        if other.last > self.last {
+            (self.last, self.sum) = (other.last, other.sum);
+        }
+        self.cut(other.cut_last, other.cut_sum);
     }
 }
 
@@ -175,7 +183,26 @@ impl Rows {
     }
 }
 
+/// A cell taken apart.
+pub(crate) struct Parts {
+    pub(crate) regs: Vec<Reg>,
+    pub(crate) rows: Vec<Row>,
+}
+
 impl Cell {
+    pub(crate) fn into_parts(self) -> Parts {
+        let (mut regs, mut rows) = (Vec::from_iter(self.first), Vec::new());
+        if let Some(more) = self.more {
+            regs.extend(more.regs);
+            rows = match more.rows {
+                Rows::None => rows,
+                Rows::One(row) => vec![row],
+                Rows::Many(rows) => rows,
+            };
+        }
+        Parts { regs, rows }
+    }
+
     /// A cell from stored parts.
     #[must_use]
     pub fn from_parts(mut regs: Vec<Reg>, mut rows: Vec<Row>) -> Cell {

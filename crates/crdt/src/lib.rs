@@ -10,6 +10,7 @@
 
 mod amount;
 mod cell;
+mod join;
 mod name;
 mod object;
 mod op;
@@ -18,8 +19,9 @@ mod wire;
 
 pub use amount::{Amount, AmountError};
 pub use cell::{Cell, OwnTtl, Reg, Row};
+pub use join::{Join, Stored};
 pub use name::Name;
 pub use object::{Effect, Elements, Kind, Object, Visible};
 pub use op::{Action, Context, Cut, Element, Op};
-pub use stored::{ElementKey, decode_cell, decode_deadlines, encode_cell, encode_deadlines};
+pub use stored::{ElementKey, decode_cell, decode_deadlines, decode_stored, encode_cell, encode_deadlines, encode_stored};
 pub use wire::{MAX_CUTS, OpReader, encode_op};

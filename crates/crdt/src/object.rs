@@ -367,6 +367,17 @@ impl Object {
         }
     }
 
+    /// Changes one cell, whatever it holds; what is left empty goes.
+    pub(crate) fn change_cell(
+        &mut self,
+        element: Element<'_>,
+        seed: u64,
+        change: impl FnOnce(&mut Cell),
+    ) {
+        self.change(element, seed, change);
+        self.tidy();
+    }
+
     fn change(&mut self, element: Element<'_>, seed: u64, change: impl FnOnce(&mut Cell)) {
         match element {
             Element::String => change(&mut self.string),

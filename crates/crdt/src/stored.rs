@@ -10,7 +10,7 @@
 use meridian_clock::{Dot, Origin, Time};
 use meridian_codec::{Malformed, Reader, put_bytes, put_signed, put_varint};
 
-use crate::{Amount, Cell, Element, Reg, Row};
+use crate::{Amount, Cell, Element, Object, Reg, Row, Stored};
 
 /// The most registers or rows that a stored cell may claim.
 const MAX_SIBLINGS: u64 = 1 << 12;
@@ -142,6 +142,32 @@ pub fn decode_deadlines(bytes: &[u8]) -> Result<Vec<(Dot, Time)>, Malformed> {
         deadlines.push((dot, Time(reader.u64()?)));
     }
     Ok(deadlines)
+}
+
+/// The stored form of one element of an object; none when it holds nothing.
+#[must_use]
+pub fn encode_stored(object: &Object, place: &ElementKey) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    match place.element() {
+        None if object.deadlines().is_empty() => return None,
+        None => encode_deadlines(&mut out, object.deadlines()),
+        Some(element) => {
+            let cell = object.cell(element).filter(|c| !c.is_empty())?;
+            encode_cell(&mut out, cell, true);
+        }
+    }
+    Some(out)
+}
+
+/// Reads the stored form of the element at `place`.
+///
+/// # Errors
+/// [`Malformed`] when the bytes are not one.
+pub fn decode_stored(place: &ElementKey, bytes: &[u8]) -> Result<Stored, Malformed> {
+    Ok(match place {
+        ElementKey::Deadlines => Stored::Deadlines(decode_deadlines(bytes)?),
+        _ => Stored::Cell(decode_cell(bytes)?),
+    })
 }
 
 fn put_amount(out: &mut Vec<u8>, amount: Amount) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
-use meridian_crdt::{Action, Element, ElementKey, Object, OpReader, encode_cell, encode_deadlines};
+use meridian_crdt::{Action, Element, ElementKey, Object, OpReader, encode_stored};
 use meridian_store::{Entry, Frame, element_key, key_prefix};
 
 use crate::stage::Stage;
@@ -105,7 +105,7 @@ pub fn export_element(stage: &Stage, part: u16, key: &[u8], touched: &TouchedKey
     let mut put = |place: &ElementKey| {
         let mut name = Vec::new();
         place.encode(&mut name);
-        puts.push((element_key(part, key, &name), stored_value(object, place)));
+        puts.push((element_key(part, key, &name), encode_stored(object, place)));
     };
     if !touched.cleared {
         touched.elements.iter().for_each(&mut put);
@@ -120,17 +120,4 @@ pub fn export_element(stage: &Stage, part: u16, key: &[u8], touched: &TouchedKey
     }
     all.iter().for_each(&mut put);
     (Some(key_prefix(part, key)), puts)
-}
-
-fn stored_value(object: &Object, place: &ElementKey) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    match place.element() {
-        None if object.deadlines().is_empty() => return None,
-        None => encode_deadlines(&mut out, object.deadlines()),
-        Some(element) => {
-            let cell = object.cell(element).filter(|c| !c.is_empty())?;
-            encode_cell(&mut out, cell, true);
-        }
-    }
-    Some(out)
 }

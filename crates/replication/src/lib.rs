@@ -13,6 +13,7 @@ mod message;
 mod relay;
 mod router;
 mod sender;
+mod sketch;
 
 pub use admission::{Admission, admit};
 pub use inbox::{Inbox, InboxEvent, Lenience};
@@ -20,3 +21,4 @@ pub use message::{Batch, Hello, PROTOCOL_VERSION, Subscribe, Vectors, Watermark}
 pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
+pub use sketch::{Coder, Decoder, Difference, Symbol};

@@ -79,11 +79,11 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn read_u16(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
+pub(crate) fn read_u16(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
     u16::try_from(reader.varint()?).map_err(|_| Malformed("number beyond 16 bits"))
 }
 
-fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, Malformed> {
+pub(crate) fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, Malformed> {
     let origin = Origin(read_u16(reader)?);
     if origin.index() >= MAX_REGIONS {
         return Err(Malformed("ordinal too large"));

@@ -15,6 +15,7 @@ mod layout;
 mod memory;
 mod meta;
 mod port;
+mod repair;
 
 pub use cut::{Cut, CutError, stamp};
 pub use entry::{
@@ -25,3 +26,4 @@ pub use layout::{element_key, key_prefix, partition_of_key, split_element_key};
 pub use memory::{CrashModel, MemoryStorage};
 pub use meta::{Identity, Meta};
 pub use port::{CheckpointBatch, LogPosition, Storage, StoreError, Visit};
+pub use repair::{RepairElement, RepairHeader, RepairPart};

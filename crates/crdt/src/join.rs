@@ -1,0 +1,217 @@
+//! Joining what two regions hold, for state repair: neither has the operations any more that lead
+//! from one to the other, but each knows what it has seen.
+//!
+//! A dot that one side holds and the other does not is either news to the other (not in its
+//! vector) or something that the other has seen and removed. That is the rule of the ORSWOT
+//! (Bieniusa et al., "An optimized conflict-free replicated set", 2012), here for registers,
+//! counter rows and deadlines. Both states must be whole: all that their vector covers, and
+//! nothing else.
+
+use meridian_clock::{Dot, Origin, Time, VersionVector};
+
+use crate::{
+    Cell, Effect, ElementKey, Object, Reg, Row,
+    cell::{OwnTtl, Parts},
+};
+
+/// Who joins, and what each of the two states had seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Join<'v> {
+    /// The region that holds the state that is changed.
+    pub me: Origin,
+    /// What that state has seen.
+    pub ours: &'v VersionVector,
+    /// What the other state has seen.
+    pub theirs: &'v VersionVector,
+}
+
+/// The other side of one element, as it is stored there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The deadlines of a key.
+    Deadlines(Vec<(Dot, Time)>),
+    /// The cell of a string, a field or a member.
+    Cell(Cell),
+}
+
+impl Join<'_> {
+    fn keeps(&self, dot: Dot, they_hold_it: bool) -> bool {
+        they_hold_it || !self.theirs.covers(dot)
+    }
+
+    fn takes(&self, dot: Dot) -> bool {
+        !self.ours.covers(dot)
+    }
+}
+
+impl Cell {
+    /// Joins the cell with the other side's; see the module.
+    pub fn join(&mut self, theirs: &Cell, join: &Join<'_>) {
+        let Parts { mut regs, mut rows } = std::mem::take(self).into_parts();
+        join_regs(&mut regs, theirs, join);
+        join_rows(&mut rows, theirs.rows(), join);
+        *self = Cell::from_parts(regs, rows);
+    }
+}
+
+fn join_regs(regs: &mut Vec<Reg>, theirs: &Cell, join: &Join<'_>) {
+    regs.retain_mut(|mine| {
+        let same = theirs.regs().find(|other| other.dot == mine.dot);
+        // The same write: if either side has seen a later EXPIRE, its own time to live is over.
+        if same.is_some_and(|other| other.own_ttl() == OwnTtl::Superseded) {
+            mine.supersede_ttl();
+        }
+        join.keeps(mine.dot, same.is_some())
+    });
+    let held: Vec<Dot> = regs.iter().map(|r| r.dot).collect();
+    let news = theirs.regs().filter(|r| !held.contains(&r.dot) && join.takes(r.dot));
+    regs.extend(news.cloned());
+}
+
+fn join_rows(rows: &mut Vec<Row>, theirs: &[Row], join: &Join<'_>) {
+    // A row that they had seen and hold no more was reset, and its origin knows of the reset.
+    for mine in rows.iter_mut() {
+        let seen = join.theirs.get(mine.origin);
+        let holds = theirs.iter().any(|r| r.origin == mine.origin && r.birth == mine.birth);
+        if !holds && mine.last <= seen {
+            mine.cut(seen, mine.sum);
+        }
+    }
+    for other in theirs {
+        let mine = rows.iter_mut().find(|r| r.origin == other.origin);
+        match mine {
+            // This region's own row: it is gone because this region has reset it.
+            None if other.origin == join.me => {}
+            Some(mine) if mine.birth == other.birth => mine.raise(other),
+            _ if other.last <= join.ours.get(other.origin) => {}
+            None => rows.push(other.clone()),
+            Some(mine) if mine.birth < other.birth => *mine = other.clone(),
+            Some(_) => {}
+        }
+    }
+    rows.retain(|row| row.origin != join.me || row.is_live());
+}
+
+impl Object {
+    /// Joins one element with what the other side holds of it, or with nothing.
+    pub fn join(
+        &mut self,
+        place: &ElementKey,
+        theirs: Option<&Stored>,
+        join: &Join<'_>,
+        seed: u64,
+    ) -> Effect {
+        let nothing = Cell::default();
+        match (place.element(), theirs) {
+            (Some(element), theirs) => {
+                let theirs = match theirs {
+                    Some(Stored::Cell(cell)) => cell,
+                    _ => &nothing,
+                };
+                self.change_cell(element, seed, |cell| cell.join(theirs, join));
+            }
+            (None, Some(Stored::Deadlines(theirs))) => self.join_deadlines(theirs, join, seed),
+            (None, _) => self.join_deadlines(&[], join, seed),
+        }
+        let mut effect = Effect { residue: false, conflict: self.has_mixed_types() };
+        if let Some(element) = place.element()
+            && let Some(cell) = self.cell(element)
+        {
+            effect.residue = cell.has_residue(join.me);
+            effect.conflict |= Object::is_conflict(element, cell);
+        }
+        effect
+    }
+
+    fn join_deadlines(&mut self, theirs: &[(Dot, Time)], join: &Join<'_>, seed: u64) {
+        let holds = |list: &[(Dot, Time)], dot: Dot| list.iter().any(|(d, _)| *d == dot);
+        let mut all = self.deadlines().to_vec();
+        all.retain(|(dot, _)| join.keeps(*dot, holds(theirs, *dot)));
+        let news = theirs.iter().filter(|(dot, _)| !holds(&all, *dot) && join.takes(*dot));
+        let news: Vec<_> = news.copied().collect();
+        all.extend(news);
+        all.sort_unstable();
+        self.restore_deadlines(all, seed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Amount;
+
+    fn vector(of: &[(u16, u64)]) -> VersionVector {
+        let mut vector = VersionVector::new();
+        for (origin, time) in of {
+            vector.set(Origin(*origin), Time(*time));
+        }
+        vector
+    }
+
+    fn reg(time: u64, origin: u16) -> Reg {
+        Reg::new(Dot::new(Time(time), Origin(origin)), [origin as u8].into(), Time::MAX)
+    }
+
+    fn row(origin: u16, birth: u64, last: u64, sum: i64) -> Row {
+        Row {
+            origin: Origin(origin),
+            birth: Time(birth),
+            last: Time(last),
+            sum: Amount::from_int(sum),
+            cut_last: Time::ZERO,
+            cut_sum: Amount::ZERO,
+        }
+    }
+
+    fn joined(mine: Cell, ours: &[(u16, u64)], other: &Cell, theirs: &[(u16, u64)]) -> Cell {
+        let (ours, theirs) = (vector(ours), vector(theirs));
+        let mut cell = mine;
+        cell.join(other, &Join { me: Origin(0), ours: &ours, theirs: &theirs });
+        cell
+    }
+
+    #[test]
+    fn what_the_other_has_seen_and_not_got_goes_and_news_come() {
+        let mine = Cell::from_parts(vec![reg(5, 1), reg(6, 0)], vec![]);
+        let other = Cell::from_parts(vec![reg(7, 2), reg(3, 3)], vec![]);
+        let cell = joined(mine, &[(0, 6), (1, 5), (3, 3)], &other, &[(1, 5), (2, 7), (3, 3)]);
+        let dots: Vec<u64> = cell.regs().map(|r| r.dot.time.0).collect();
+        assert_eq!(dots, [6, 7], "5 was removed there, 3 was removed here");
+    }
+
+    #[test]
+    fn rows_grow_to_the_newer_and_keep_the_later_cut() {
+        let mut mine = row(1, 2, 5, 10);
+        mine.cut(Time(4), Amount::from_int(7));
+        let other = row(1, 2, 9, 30);
+        let cell = joined(
+            Cell::from_parts(vec![], vec![mine]),
+            &[(1, 5)],
+            &Cell::from_parts(vec![], vec![other]),
+            &[(1, 9)],
+        );
+        assert_eq!(cell.rows_total(Time::ZERO), Amount::from_int(23));
+    }
+
+    #[test]
+    fn a_row_that_was_reset_there_and_collected_counts_no_more() {
+        let mine = Cell::from_parts(vec![], vec![row(1, 2, 5, 10), row(0, 1, 3, 4)]);
+        let cell = joined(mine, &[(0, 3), (1, 5)], &Cell::default(), &[(1, 8)]);
+        assert_eq!(cell.rows_total(Time::ZERO), Amount::from_int(4), "its own was not seen there");
+        assert!(cell.has_residue(Origin(0)));
+    }
+
+    #[test]
+    fn an_own_row_that_was_reset_here_does_not_come_back() {
+        let other = Cell::from_parts(vec![], vec![row(0, 1, 3, 4)]);
+        assert!(joined(Cell::default(), &[(0, 9)], &other, &[(0, 3)]).is_empty());
+    }
+
+    #[test]
+    fn a_row_of_a_later_birth_takes_the_place_of_an_earlier_one() {
+        let mine = Cell::from_parts(vec![], vec![row(1, 2, 5, 10)]);
+        let other = Cell::from_parts(vec![], vec![row(1, 7, 8, 1)]);
+        let cell = joined(mine, &[(1, 5)], &other, &[(1, 8)]);
+        assert_eq!(cell.rows_total(Time::ZERO), Amount::from_int(1));
+    }
+}
