@@ -215,7 +215,14 @@ impl Region {
     /// Ends a turn: one commit, appended; then what may leave.
     pub fn end_turn(&mut self) -> Result<Turn, String> {
         let frames = self.commit()?;
-        Ok(Turn { frames, effects: self.node.take_effects() })
+        let mut effects = self.node.take_effects();
+        let told = self.shipper.take_messages().into_iter();
+        effects.extend(told.map(|(peer, session, message)| DataEffect::Send {
+            peer,
+            session,
+            message,
+        }));
+        Ok(Turn { frames, effects })
     }
 
     fn commit(&mut self) -> Result<Vec<Vec<u8>>, String> {
@@ -331,7 +338,7 @@ impl Region {
 
     /// Lets go of the log that nobody needs. True if there was some.
     pub fn release(&mut self) -> Result<bool, String> {
-        let position = self.shipper.release(self.meta.position);
+        let position = self.shipper.release(self.meta.position, LogPosition(0));
         let before = self.storage.bounds().0;
         self.storage.release(position).map_err(|e| e.to_string())?;
         Ok(self.storage.bounds().0 > before)

@@ -26,4 +26,12 @@ pub struct Ablations {
     pub keep_remains: bool,
     /// An expired key is reclaimed before everything written in its time has arrived.
     pub expire_unsettled: bool,
+    /// R3: frames of other regions are applied while a partition is being repaired.
+    pub repair_unpaused: bool,
+    /// A repair keeps what the other region has seen and removed.
+    pub repair_keeps_the_removed: bool,
+    /// Empty counter rows are left out of a repair.
+    pub repair_without_residue: bool,
+    /// A partition is compared before the other region has frozen its own.
+    pub repair_looks_early: bool,
 }

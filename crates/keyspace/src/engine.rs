@@ -298,6 +298,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Applies a repair of a partition, given as its encoded parts.
+    ///
+    /// # Errors
+    /// [`FrameError`]; nothing has been applied then.
+    pub fn apply_repair(&mut self, parts: &[Vec<u8>]) -> Result<(), FrameError> {
+        self.stage.apply_repair(parts)?;
+        self.break_watches();
+        Ok(())
+    }
+
     /// Bytes in the commit that is being filled.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Action, Element, ElementKey, Object, OpReader, encode_stored};
-use meridian_store::{Entry, Frame, element_key, key_prefix};
+use meridian_store::{Entry, Frame, RepairPart, element_key, key_prefix};
 
 use crate::stage::Stage;
 
@@ -46,6 +46,10 @@ impl Touched {
     /// [`Malformed`] when a frame cannot be read, which a checked log does not contain.
     pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), Malformed> {
         for bytes in entry.frames() {
+            if RepairPart::is_one(bytes) {
+                self.add_repair(&RepairPart::decode(bytes)?)?;
+                continue;
+            }
             let frame = Frame::decode(bytes)?;
             let header = &frame.header;
             let vector = self
@@ -54,6 +58,24 @@ impl Touched {
                 .ok_or(Malformed("frame for a partition that does not exist"))?;
             vector.raise(header.origin, header.last);
             self.add_ops(header.partition, header.origin, &frame)?;
+        }
+        Ok(())
+    }
+
+    fn add_repair(&mut self, repair: &RepairPart<'_>) -> Result<(), Malformed> {
+        let number = repair.header.partition;
+        let vector = self
+            .vectors
+            .get_mut(usize::from(number))
+            .ok_or(Malformed("repair of a partition that does not exist"))?;
+        if repair.header.last {
+            vector.join(&repair.header.seen);
+        }
+        for element in repair.elements() {
+            let element = element?;
+            let key = self.keys.entry((number, element.key.to_vec())).or_default();
+            key.elements.insert(ElementKey::decode(element.element)?);
+            self.bytes += element.key.len() + 128;
         }
         Ok(())
     }

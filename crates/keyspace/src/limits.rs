@@ -47,6 +47,9 @@ pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// The most keys that are remembered as holding a conflict.
 pub const MAX_CONFLICT_KEYS: usize = 10_000;
 
+/// The most bytes of earlier states that a frozen partition may keep.
+pub const MAX_FROZEN_BYTES: usize = 64 << 20;
+
 /// The most keys that one client may WATCH.
 pub const MAX_WATCHED_KEYS: usize = 1 << 16;
 

@@ -145,15 +145,15 @@ impl Partition {
         self.vector.get(origin).max(promised)
     }
 
-    /// Notes an empty row.
-    pub fn note(&mut self, key: &[u8], element: ElementKey, row: &Row) {
+    /// Notes an empty row, and what had been seen when it was emptied.
+    pub fn note(&mut self, key: &[u8], element: ElementKey, row: &Row, seen: &VersionVector) {
         self.residue.push_back(Residue {
             key: key.into(),
             element,
             origin: row.origin,
             birth: row.birth,
             last: row.last,
-            noted: self.vector.clone(),
+            noted: seen.clone(),
         });
     }
 

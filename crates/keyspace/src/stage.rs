@@ -7,12 +7,15 @@
 use meridian_clock::{Dot, HybridClock, Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Action, Context, Cut, Effect, Element, ElementKey, Object, Op, OpReader};
-use meridian_store::{ENTRY_HEADER_BYTES, Frame, LogPosition, encode_entry, partition_of_key};
-use std::collections::BTreeSet;
+use meridian_store::{
+    ENTRY_HEADER_BYTES, Frame, LogPosition, RepairPart, encode_entry, partition_of_key,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::{
     ablations::Ablations,
+    freeze::Frozen,
     limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS, MAX_CUT_BYTES},
     mirror::MIRROR_PREFIX,
     partition::Partition,
@@ -71,6 +74,9 @@ pub struct Stage {
     touched: Vec<Box<[u8]>>,
     ops_applied: u64,
     foreign_mirror_ops: u64,
+    /// Partitions of which somebody looks at an earlier state.
+    frozen: BTreeMap<u16, Frozen>,
+    elements_repaired: u64,
 }
 
 impl Stage {
@@ -93,6 +99,8 @@ impl Stage {
             touched: Vec::new(),
             ops_applied: 0,
             foreign_mirror_ops: 0,
+            frozen: BTreeMap::new(),
+            elements_repaired: 0,
         }
     }
 
@@ -274,6 +282,7 @@ impl Stage {
         let part = &mut self.parts[usize::from(number)];
         let first = part.open_bytes() == 0;
         let (entry, advanced) = (&mut self.entry, &mut self.advanced);
+        let frozen = &mut self.frozen;
         let effect = self.tables[usize::from(slot)].change(key, |object| {
             let action = choose(object, dot).ok_or(Attempt::Declined)?;
             let mut op = Op::new(key, action);
@@ -296,6 +305,11 @@ impl Stage {
                 advanced.push((number, me, part.vector.get(me)));
             }
             part.push(&op, dot);
+            if !frozen.is_empty()
+                && let Some(frozen) = frozen.get_mut(&number)
+            {
+                frozen.note(slot, object, &op);
+            }
             Ok(object.apply(&op, &Context { seen: &part.vector, dot }, me, seed))
         });
         let effect = match effect {
@@ -343,19 +357,23 @@ impl Stage {
             return Err(FrameError::OutOfOrder);
         }
         self.close(frame.header.partition);
-        self.entry.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-        self.entry.extend_from_slice(bytes);
+        self.append(bytes);
         self.merge(&frame)?;
         Ok(())
     }
 
-    /// Applies a frame found in this region's own log at the start.
+    /// Applies a frame, or a part of a repair, found in this region's own log at the start.
     ///
     /// # Errors
     /// [`FrameError`]; the log must not be used then.
     pub fn replay_frame(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
-        let frame = self.check_frame(bytes)?;
-        self.merge(&frame)?;
+        if RepairPart::is_one(bytes) {
+            let part = self.check_repair(bytes)?;
+            self.merge_repair(&part)?;
+        } else {
+            let frame = self.check_frame(bytes)?;
+            self.merge(&frame)?;
+        }
         self.advanced.clear();
         Ok(())
     }
@@ -429,8 +447,10 @@ impl Stage {
                 });
             }
             let number = partition_of_key(slot, self.partitions);
+            let part = &mut self.parts[usize::from(number)];
+            let seen = part.vector.clone();
             for (key, element, row) in found {
-                self.parts[usize::from(number)].note(&key, element, &row);
+                part.note(&key, element, &row, &seen);
             }
         }
     }
@@ -441,10 +461,17 @@ impl Stage {
         let early = self.ablations.collect_early;
         while let Some(residue) = self.parts[usize::from(number)].collect(early) {
             let Some(element) = residue.element.element() else { continue };
-            let table = &mut self.tables[usize::from(slot_of(&residue.key))];
-            if table.get(&residue.key).is_some() {
-                table.change(&residue.key, |o| o.drop_residue(element, seed, |r| residue.is(r)));
+            let slot = slot_of(&residue.key);
+            let (table, mut frozen) = self.table_and_frozen(slot, number);
+            if table.get(&residue.key).is_none() {
+                continue;
             }
+            table.change(&residue.key, |object| {
+                if let Some(frozen) = &mut frozen {
+                    frozen.note_element(slot, &residue.key, object, residue.element.clone());
+                }
+                object.drop_residue(element, seed, |row| residue.is(row));
+            });
         }
     }
 
@@ -504,8 +531,13 @@ impl Stage {
         while let Some((dot, op)) = reader.next()? {
             let slot = slot_of(op.key);
             let context = Context { seen: &header.seen, dot };
-            let table = &mut self.tables[usize::from(slot)];
-            let effect = table.change(op.key, |object| object.apply(&op, &context, me, seed));
+            let (table, mut frozen) = self.table_and_frozen(slot, number);
+            let effect = table.change(op.key, |object| {
+                if let Some(frozen) = &mut frozen {
+                    frozen.note(slot, object, &op);
+                }
+                object.apply(&op, &context, me, seed)
+            });
             self.ops_applied += 1;
             self.foreign_mirror_ops += u64::from(op.key.starts_with(MIRROR_PREFIX));
             if effect != Effect::default() || !self.watched.is_empty() {
@@ -524,13 +556,27 @@ impl Stage {
     }
 
     fn after(&mut self, key: &[u8], slot: u16, number: u16, effect: Effect) {
+        self.after_change(key, slot, number, effect, None);
+    }
+
+    /// Looks after what a change left behind. `seen` is what the change had seen, if that is more
+    /// than the partition's vector says.
+    pub(crate) fn after_change(
+        &mut self,
+        key: &[u8],
+        slot: u16,
+        number: u16,
+        effect: Effect,
+        seen: Option<&VersionVector>,
+    ) {
         if effect.residue {
             let me = self.me;
             let part = &mut self.parts[usize::from(number)];
+            let seen = seen.unwrap_or(&part.vector).clone();
             if let Some(object) = self.tables[usize::from(slot)].get(key) {
                 object.each(|element, cell| {
                     for row in cell.rows().iter().filter(|r| r.origin != me && !r.is_live()) {
-                        part.note(key, ElementKey::of(element), row);
+                        part.note(key, ElementKey::of(element), row, &seen);
                     }
                 });
             }
@@ -543,7 +589,68 @@ impl Stage {
         }
     }
 
-    fn close(&mut self, number: u16) {
+    /// A table, and the frozen state that its changes must be noted in.
+    pub(crate) fn table_and_frozen(
+        &mut self,
+        slot: u16,
+        number: u16,
+    ) -> (&mut SlotTable, Option<&mut Frozen>) {
+        (&mut self.tables[usize::from(slot)], self.frozen.get_mut(&number))
+    }
+
+    /// Frozen partitions.
+    pub(crate) fn frozen_mut(&mut self) -> &mut BTreeMap<u16, Frozen> {
+        &mut self.frozen
+    }
+
+    /// A partition's frozen state, if somebody looks at it.
+    #[must_use]
+    pub fn frozen(&self, number: u16) -> Option<&Frozen> {
+        self.frozen.get(&number)
+    }
+
+    /// Elements that repairs have joined since the start.
+    #[must_use]
+    pub fn elements_repaired(&self) -> u64 {
+        self.elements_repaired
+    }
+
+    pub(crate) fn count_repaired(&mut self, is_row: bool) {
+        self.elements_repaired += 1;
+        self.foreign_mirror_ops += u64::from(is_row);
+    }
+
+    /// Unpredictable bytes in production, for hashes that no client may foresee.
+    #[must_use]
+    pub fn salt(&self) -> [u8; 8] {
+        self.seed.to_le_bytes()
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Rules that are off, for tests of the tests.
+    #[must_use]
+    pub fn ablations(&self) -> Ablations {
+        self.ablations
+    }
+
+    /// After a repair: the partition has seen what the other region had seen.
+    pub(crate) fn move_vector(&mut self, number: u16, seen: &VersionVector) {
+        self.parts[usize::from(number)].vector.join(seen);
+        for (origin, time) in seen.iter() {
+            self.clock.observe(time);
+            self.advanced.push((number, origin, time));
+        }
+    }
+
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.entry.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.entry.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn close(&mut self, number: u16) {
         if self.partition(number).open_bytes() > 0 {
             self.open.retain(|p| *p != number);
             self.close_one(number);

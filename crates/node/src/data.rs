@@ -17,6 +17,7 @@ use crate::{
         RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX,
         SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
     },
+    repair::{Repaired, Repairs},
     wire::PeerMessage,
 };
 
@@ -121,6 +122,8 @@ pub struct DataNode {
     /// How long this node has listened, in milliseconds: stands still when the node does.
     listened_ms: u64,
     ticked_ms: Option<u64>,
+    repairs: Repairs,
+    now_ms: u64,
     watermark_due_ms: u64,
     route_due_ms: u64,
     resubscribe_due_ms: u64,
@@ -156,6 +159,8 @@ impl DataNode {
             effects: Vec::new(),
             listened_ms: 0,
             ticked_ms: None,
+            repairs: Repairs::default(),
+            now_ms: 0,
             watermark_due_ms: 0,
             route_due_ms: 0,
             resubscribe_due_ms: 0,
@@ -224,6 +229,7 @@ impl DataNode {
     pub fn peer_down(&mut self, peer: Origin, session: u64) {
         if self.peers.get(&peer).is_some_and(|p| p.session == session) {
             self.peers.remove(&peer);
+            self.repairs.peer_down(self.engine.stage_mut(), peer, self.now_ms);
             self.reroute(None);
         }
     }
@@ -239,6 +245,14 @@ impl DataNode {
             PeerMessage::Watermark(watermark) => {
                 self.watermark(from, &watermark).map_err(|e| e.to_string())
             }
+            PeerMessage::Behind { number, partitions } => {
+                self.behind(from, number, &partitions);
+                Ok(())
+            }
+            PeerMessage::Repair(message) => self
+                .repairs
+                .message(self.engine.stage_mut(), from, message, self.now_ms)
+                .map_err(|e| e.to_string()),
             PeerMessage::Subscribe(_) | PeerMessage::Raft(_) => Ok(()),
         };
         if let Err(reason) = result {
@@ -275,6 +289,8 @@ impl DataNode {
         self.engine.environment_mut().primary = primary;
         let passed_ms = now_ms.saturating_sub(self.ticked_ms.replace(now_ms).unwrap_or(now_ms));
         self.listened_ms += passed_ms.min(UNHEARD_MS_MAX);
+        self.now_ms = now_ms;
+        self.repair();
         if now_ms >= self.watermark_due_ms {
             self.watermark_due_ms = now_ms + WATERMARK_EVERY_MS;
             self.send_watermarks();
@@ -297,6 +313,25 @@ impl DataNode {
             self.sweep();
         }
         self.engine.wake(now_ms);
+    }
+
+    /// Whether [`DataNode::tick`] should be called again at once: a comparison of partitions is
+    /// done in portions.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.repairs.has_work()
+    }
+
+    /// The steady clock's time at the last tick, in milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// State repairs: counts, and what is under way.
+    #[must_use]
+    pub fn repairs(&self) -> &Repairs {
+        &self.repairs
     }
 
     /// Applies a batch of the tailer. Commit afterwards; the position is durable with the rows.
@@ -433,9 +468,17 @@ impl DataNode {
         if header.partition >= partitions {
             return Err(Malformed("frame for a partition that does not exist"));
         }
-        let stage = self.engine.stage();
-        let vector = stage.partition(header.partition).vector.clone();
-        let mut event = self.inbox.offer(bytes, &vector, self.lenience())?;
+        if self.repairs.is_paused(header.partition) && !self.config.ablations.repair_unpaused {
+            // Asked for again when the repair is done (rule R3).
+            return Ok(());
+        }
+        let vector = self.engine.stage().partition(header.partition).vector.clone();
+        let event = self.inbox.offer(bytes, &vector, self.lenience())?;
+        self.follow(header.partition, event)
+    }
+
+    /// Does what the inbox says, and what follows from that in the same partition.
+    fn follow(&mut self, partition: u16, mut event: Option<InboxEvent>) -> Result<(), Malformed> {
         while let Some(current) = event {
             match current {
                 InboxEvent::Apply(frame) => {
@@ -452,8 +495,8 @@ impl DataNode {
                     self.effects.push(DataEffect::Fork { origin, partition });
                 }
             }
-            let vector = &self.engine.stage().partition(header.partition).vector;
-            event = self.inbox.next(header.partition, vector);
+            let vector = &self.engine.stage().partition(partition).vector;
+            event = self.inbox.next(partition, vector);
         }
         Ok(())
     }
@@ -491,7 +534,8 @@ impl DataNode {
     /// from it. Then it is asked again.
     fn find_stalled(&mut self, now_ms: u64) {
         let mine = self.engine.stage().vectors();
-        for peer in self.peers.values_mut() {
+        let mut unmoved = Vec::new();
+        for (origin, peer) in &mut self.peers {
             let has_more = peer.vectors.iter().zip(&mine).any(|(theirs, mine)| {
                 peer.subscribed.iter().any(|o| theirs.get(*o) > mine.get(*o))
             });
@@ -503,11 +547,85 @@ impl DataNode {
                     peer.stalled_at_ms = Some(now_ms + STALLED_AFTER_MS);
                 }
                 Some(at_ms) if now_ms >= at_ms => {
+                    if peer.patience_ms > STALLED_AFTER_MS {
+                        unmoved.push(*origin);
+                    }
                     peer.patience_ms = (2 * peer.patience_ms).min(STALLED_AFTER_MS_MAX);
                     peer.stalled_at_ms = Some(now_ms + peer.patience_ms);
                     self.missed.extend(&peer.subscribed);
                 }
                 Some(_) => {}
+            }
+        }
+        for peer in unmoved {
+            self.want_repair(peer);
+        }
+    }
+
+    /// A peer's log does not lead on from what is here.
+    fn behind(&mut self, from: Origin, number: u64, partitions: &[u16]) {
+        if self.peers.get(&from).is_some_and(|p| p.number == number) {
+            let all = self.engine.stage().partitions();
+            for partition in partitions.iter().filter(|p| **p < all) {
+                self.repairs.want(*partition, from);
+            }
+        }
+    }
+
+    /// A peer was asked again for what it has, and nothing came.
+    fn want_repair(&mut self, peer: Origin) {
+        let Some(state) = self.peers.get(&peer) else { return };
+        let quarantined = self.inbox.quarantined();
+        let asked = || state.subscribed.iter().filter(|o| !quarantined.contains(o));
+        for (number, theirs) in (0..).zip(&state.vectors) {
+            let mine = &self.engine.stage().partition(number).vector;
+            if asked().any(|o| theirs.get(*o) > mine.get(*o)) {
+                self.repairs.want(number, peer);
+            }
+        }
+    }
+
+    /// A portion of the repairs, and what they bring.
+    fn repair(&mut self) {
+        let (peers, now_ms) = (&self.peers, self.now_ms);
+        let stage = self.engine.stage_mut();
+        if self.repairs.outstanding() > 0 {
+            let mine = stage.vectors();
+            self.repairs.tick(stage, now_ms, |peer, number| {
+                let state = peers.get(&peer).filter(|p| p.greeted);
+                let place = usize::from(number);
+                match (state.and_then(|p| p.vectors.get(place)), mine.get(place)) {
+                    (Some(theirs), Some(mine)) => !mine.dominates(theirs),
+                    // It has not said yet what it has.
+                    (None, Some(_)) => state.is_some(),
+                    _ => false,
+                }
+            });
+        } else {
+            self.repairs.tick(stage, now_ms, |_, _| false);
+        }
+        if self.repairs.is_active() {
+            let durable = self.engine.durable_vectors().to_vec();
+            let repaired = self.repairs.work(self.engine.stage_mut(), &durable, now_ms);
+            for Repaired { partition, donor, parts } in repaired {
+                let applied =
+                    self.engine.apply_repair(&parts).map_err(|e| e.to_string()).and_then(|()| {
+                        let vector = &self.engine.stage().partition(partition).vector;
+                        let event = self.inbox.next(partition, vector);
+                        self.follow(partition, event).map_err(|e| e.to_string())
+                    });
+                if let Err(reason) = applied {
+                    let session = self.peers.get(&donor).map_or(0, |p| p.session);
+                    self.effects.push(DataEffect::Disconnect { peer: donor, session, reason });
+                }
+                // What came meanwhile was not taken.
+                self.missed.extend(self.origins.iter().copied());
+            }
+        }
+        for (peer, message) in self.repairs.take_said() {
+            if let Some(state) = self.peers.get(&peer) {
+                let (session, message) = (state.session, PeerMessage::Repair(message));
+                self.effects.push(DataEffect::Send { peer, session, message });
             }
         }
     }

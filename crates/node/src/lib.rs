@@ -12,6 +12,7 @@ mod data;
 mod lag;
 pub mod limits;
 mod recovery;
+mod repair;
 mod shipper;
 pub mod wire;
 
@@ -19,4 +20,5 @@ pub use checkpoint::{CheckpointRun, export};
 pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
 pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};
 pub use recovery::{RecoverError, Recovered, recover};
+pub use repair::{RepairCounts, RepairProgress, Repairs};
 pub use shipper::Shipper;

@@ -48,3 +48,34 @@ pub const VOTER_CHANGE_EVERY_MS: u64 = 2_000;
 
 /// A region that is to follow the control group is proposed again after this many milliseconds.
 pub const LEARNER_RETRY_MS: u64 = 500;
+/// The most partitions that are repaired at a time.
+pub const MAX_RECEIVING: usize = 4;
+
+/// The most partitions that are given to others at a time.
+pub const MAX_DONATIONS: usize = 4;
+
+/// A repair whose other side says nothing for so long is given up, in milliseconds.
+pub const REPAIR_PATIENCE_MS: u64 = 15_000;
+
+/// A repair that was given up is begun again after so long, in milliseconds.
+pub const REPAIR_AGAIN_MS: u64 = 500;
+
+/// About how many elements are looked at in one go while partitions are compared.
+pub const REPAIR_SCAN_ELEMENTS: usize = 4096;
+
+/// Of so many elements one is looked at closely, to guess how many differ.
+pub const REPAIR_SAMPLE: usize = 16;
+
+/// When one in so many elements is news to the other side, all are sent.
+pub const REPAIR_WHOLE_SHARE: u64 = 3;
+
+/// A part of a repair in the log aims at this size, in bytes.
+pub const REPAIR_PART_BYTES: usize = 8 << 20;
+
+/// The most that the repair of one partition may bring, in bytes: it is one entry of the log.
+pub const MAX_REPAIR_BYTES: u64 = 1 << 30;
+
+const _: () = assert!(
+    MAX_REPAIR_BYTES as usize * 3 / 2 < meridian_store::MAX_ENTRY_BYTES,
+    "a repair with the names of what is absent must fit a log entry"
+);

@@ -7,6 +7,8 @@ use meridian_codec::Malformed;
 use meridian_replication::{LogMark, Sender, Subscribe, limits::MAX_LOG_MARKS};
 use meridian_store::{LogPosition, StoreError};
 
+use crate::wire::PeerMessage;
+
 /// The senders of a region and what they need to know of its log.
 #[derive(Debug)]
 pub struct Shipper {
@@ -53,6 +55,15 @@ impl Shipper {
         self.senders.iter().map(move |(p, (session, s))| (*p, *session, s.has_work(durable)))
     }
 
+    /// What peers must be told: in these partitions the log does not lead on from where they stand.
+    pub fn take_messages(&mut self) -> Vec<(Origin, u64, PeerMessage)> {
+        let broken = |(peer, (session, sender)): (&Origin, &mut (u64, Sender))| {
+            let (number, partitions) = sender.take_broken()?;
+            Some((*peer, *session, PeerMessage::Behind { number, partitions }))
+        };
+        self.senders.iter_mut().filter_map(broken).collect()
+    }
+
     /// Bytes of log between a peer's cursor and `end`.
     #[must_use]
     pub fn backlog(&self, peer: Origin, end: LogPosition) -> u64 {
@@ -96,16 +107,16 @@ impl Shipper {
         self.acknowledged.insert(peer, vectors);
     }
 
-    /// Up to where the log may go: every configured peer has acknowledged what is before it, and
-    /// the checkpoint (at `checkpoint`) covers it. Forgets the marks below, and no sender looks
-    /// back behind it.
-    pub fn release(&mut self, checkpoint: LogPosition) -> LogPosition {
+    /// Up to where the log may go: the checkpoint (at `checkpoint`) covers it, and every configured
+    /// peer has acknowledged it, or it lies before `must`: whoever still needs that is repaired.
+    /// Forgets the marks below, and no sender looks back behind it.
+    pub fn release(&mut self, checkpoint: LogPosition, must: LogPosition) -> LogPosition {
+        let has = |vectors: &Vec<VersionVector>, mark: &LogMark| {
+            mark.vectors.iter().zip(vectors).all(|(m, v)| v.dominates(m))
+        };
         let needless = |mark: &LogMark| {
             mark.position <= checkpoint
-                && self
-                    .acknowledged
-                    .values()
-                    .all(|vectors| mark.vectors.iter().zip(vectors).all(|(m, v)| v.dominates(m)))
+                && (mark.position <= must || self.acknowledged.values().all(|v| has(v, mark)))
         };
         let Some(at) = self.marks.iter().rposition(needless) else {
             return self.marks.first().map_or(LogPosition(0), |m| m.position);
@@ -136,7 +147,7 @@ mod tests {
         shipper.mark(LogPosition(100), vec![vector.clone()]);
         // The peer got it all from somebody else and says so.
         shipper.acknowledge(peer, vec![vector]);
-        assert_eq!(shipper.release(LogPosition(100)), LogPosition(100));
+        assert_eq!(shipper.release(LogPosition(100), LogPosition(0)), LogPosition(100));
         let mut read_from = None;
         let read = |from, _| {
             read_from = Some(from);

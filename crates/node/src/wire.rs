@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use meridian_clock::Origin;
 use meridian_codec::{Malformed, control};
-use meridian_replication::{Hello, Subscribe, Watermark, limits::MAX_BATCH_BYTES};
+use meridian_replication::{
+    Hello, Subscribe, Watermark, limits::MAX_BATCH_BYTES, repair::RepairMessage,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::PIECE_BYTES;
@@ -20,9 +22,24 @@ pub enum PeerMessage {
     Watermark(Watermark),
     /// A message of the control group.
     Raft(Vec<u8>),
+    /// To a subscriber: my log does not lead on from where you stand.
+    Behind {
+        /// The subscription that cannot be served.
+        number: u64,
+        /// In which partitions.
+        partitions: Vec<u16>,
+    },
+    /// State repair.
+    Repair(RepairMessage),
 }
 
 impl PeerMessage {
+    /// Whether the message may wait behind everything else.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        matches!(self, PeerMessage::Repair(message) if message.is_answer())
+    }
+
     /// The bytes of the message.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -11,6 +11,7 @@ mod inbox;
 pub mod limits;
 mod message;
 mod relay;
+pub mod repair;
 mod router;
 mod sender;
 mod sketch;

@@ -46,3 +46,15 @@ pub const RELAY_LOAD_MS: u64 = 20;
 
 const _: () = assert!(BATCH_TARGET_BYTES < MAX_BATCH_BYTES);
 const _: () = assert!(SILENT_AFTER_MS < STUCK_AFTER_MS);
+
+/// The most symbols that one message asks for or carries.
+pub const MAX_SYMBOLS: u64 = 16_384;
+
+/// The most items that one message asks for.
+pub const MAX_FETCH_ITEMS: usize = 4096;
+
+/// A piece of the stream of a repair's elements, in bytes.
+pub const REPAIR_PIECE_BYTES: usize = 128 << 10;
+
+/// How much of that stream may be under way for one repair, in bytes.
+pub const REPAIR_WINDOW_BYTES: u64 = 4 << 20;

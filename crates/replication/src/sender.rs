@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
-use meridian_store::{Entries, Frame, LogPosition, StoreError};
+use meridian_store::{Entries, Frame, LogPosition, RepairPart, StoreError};
 
 use crate::{
     limits::{BATCH_TARGET_BYTES, READ_BYTES},
@@ -30,6 +30,10 @@ pub struct Sender {
     sent: Vec<VersionVector>,
     cursor: LogPosition,
     subscribed: bool,
+    /// Partitions in which the log does not lead on from what the peer has.
+    broken: BTreeSet<u16>,
+    /// Those of them that the peer has not been told of.
+    untold: Vec<u16>,
 }
 
 impl Sender {
@@ -56,7 +60,21 @@ impl Sender {
         let mark = marks.iter().rev().find(enough).or(marks.first());
         self.cursor = mark.map_or(LogPosition(0), |m| m.position);
         self.subscribed = true;
+        self.broken.clear();
+        self.untold.clear();
+        if let Some(first) = marks.first() {
+            let missing = |number: &u16| !self.needs_nothing_in(*number, first);
+            let missing: Vec<u16> = (0..partitions).filter(missing).collect();
+            missing.into_iter().for_each(|number| self.breaks(number));
+        }
         Ok(())
+    }
+
+    /// Partitions in which the peer has less than the log begins with: it must be repaired. Each
+    /// is told once a subscription.
+    pub fn take_broken(&mut self) -> Option<(u64, Vec<u16>)> {
+        let partitions = std::mem::take(&mut self.untold);
+        (!partitions.is_empty()).then_some((self.number, partitions))
     }
 
     /// The log before `position` may go, because the peer has all of it: it got the rest by
@@ -105,7 +123,7 @@ impl Sender {
             }
             self.cursor = entry.end;
             for frame in entry.frames() {
-                if !self.wants(frame)? {
+                if RepairPart::is_one(frame) || !self.wants(frame)? {
                     continue;
                 }
                 if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
@@ -133,17 +151,36 @@ impl Sender {
         }
         let sent = self.sent.get_mut(usize::from(header.partition));
         let sent = sent.ok_or(StoreError::Checkpoint("partition out of range in log".into()))?;
-        if header.last <= sent.get(header.origin) {
+        let have = sent.get(header.origin);
+        if header.last <= have || self.broken.contains(&header.partition) {
+            return Ok(false);
+        }
+        if header.previous > have {
+            // The log begins later, or a repair stands where the frames between would.
+            self.breaks(header.partition);
             return Ok(false);
         }
         sent.set(header.origin, header.last);
         Ok(true)
     }
 
+    fn breaks(&mut self, number: u16) {
+        if self.broken.insert(number) {
+            self.untold.push(number);
+        }
+    }
+
     fn needs_nothing_before(&self, mark: &LogMark) -> bool {
-        self.sent
-            .iter()
-            .zip(&mark.vectors)
-            .all(|(sent, covered)| self.origins.iter().all(|o| covered.get(*o) <= sent.get(*o)))
+        (0..self.sent.len() as u16).all(|number| self.needs_nothing_in(number, mark))
+    }
+
+    fn needs_nothing_in(&self, number: u16, mark: &LogMark) -> bool {
+        let place = usize::from(number);
+        match (self.sent.get(place), mark.vectors.get(place)) {
+            (Some(sent), Some(covered)) => {
+                self.origins.iter().all(|o| covered.get(*o) <= sent.get(*o))
+            }
+            _ => true,
+        }
     }
 }

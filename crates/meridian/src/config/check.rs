@@ -180,6 +180,11 @@ impl ClusterFile {
                 "storage.{field}: {size} is less than one segment ({segment})"
             );
         }
+        let (limit, retention) = (storage.log_limit, storage.log_retention);
+        ensure!(
+            limit >= retention,
+            "storage.log_limit: {limit} is less than storage.log_retention ({retention})"
+        );
         Ok(())
     }
 

@@ -180,6 +180,9 @@ pub struct Storage {
     /// Log that is kept beyond what the checkpoint and connected peers need, so that a region that
     /// was away can catch up from it.
     pub log_retention: Size,
+    /// The most log that is kept for a region that is away. Beyond it the region is brought back by
+    /// state repair.
+    pub log_limit: Size,
     /// Log after which a checkpoint is written; recovery replays about this much.
     pub checkpoint_trigger: Size,
     /// Length of a log segment.
@@ -337,6 +340,7 @@ impl Default for Storage {
         Storage {
             appendfsync: AppendFsync::default(),
             log_retention: Size(1 << 30),
+            log_limit: Size(16 << 30),
             checkpoint_trigger: Size(256 << 20),
             log_segment: Size(64 << 20),
             checkpoint_cache: Size(64 << 20),

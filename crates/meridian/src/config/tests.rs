@@ -120,6 +120,7 @@ fn contradictions_name_the_field() {
     refused_with("wan: {round_trips: [{between: [us, us], ms: 1}]}", &["wan.round_trips", "twice"]);
     refused_with("wan: {round_trips: [{between: [us, eu], ms: 99999}]}", &["99999", "10000"]);
     refused_with("storage: {log_retention: 1KiB}", &["storage.log_retention", "segment"]);
+    refused_with("storage: {log_limit: 100MiB}", &["storage.log_limit", "log_retention"]);
     refused_with("log: ='", &["log"]);
     refused_with("postgres: {url: 'postgresql://a:geheim@db/shop'}", &["postgres.url", "password"]);
     refused_with("postgres: {url: 'host=db'}", &["postgres.url", "user"]);

@@ -100,7 +100,8 @@ impl Executor {
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         while !self.stop {
-            let wait = if self.clients.has_unread() { Duration::ZERO } else { self.idle() };
+            let busy = self.clients.has_unread() || self.node.has_work();
+            let wait = if busy { Duration::ZERO } else { self.idle() };
             match self.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

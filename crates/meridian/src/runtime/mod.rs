@@ -180,7 +180,9 @@ impl Node {
             outgoing,
             shared: Arc::clone(&shared),
             retention: config.cluster.storage.log_retention.0,
+            limit: config.cluster.storage.log_limit.0,
             waiting: BTreeMap::new(),
+            waiting_bulk: BTreeMap::new(),
             backlog: Arc::clone(&backlog),
         };
         let dispatcher = Dispatcher {

@@ -143,10 +143,10 @@ impl Dispatcher {
                 }
                 MeshEvent::Message { peer, session, lane, bytes } => {
                     let taken = match lane {
-                        Lane::Control => self.control_message(peer, session, &bytes).await,
-                        Lane::Live | Lane::Bulk => {
-                            self.piece(&mut assembler, peer, session, &bytes).await
+                        Lane::Control | Lane::Bulk => {
+                            self.control_message(peer, session, &bytes).await
                         }
+                        Lane::Live => self.piece(&mut assembler, peer, session, &bytes).await,
                     };
                     if let Err(error) = taken {
                         tracing::warn!(peer, error = %format!("{error:#}"), "peer broke the rules");
@@ -226,8 +226,12 @@ pub struct ShipperTask {
     pub shared: Arc<Shared>,
     /// How much log is kept although nobody needs it, in bytes.
     pub retention: u64,
+    /// How much log is kept at most for a region that is away, in bytes.
+    pub limit: u64,
     /// Read from the log and cut into pieces, but not sent: at most one read for each peer.
     pub waiting: BTreeMap<Origin, VecDeque<Bytes>>,
+    /// Answers to repairs that wait for room: at most what the peers have granted.
+    pub waiting_bulk: BTreeMap<Origin, VecDeque<Bytes>>,
     /// Backlog by peer, for metrics.
     pub backlog: Arc<std::sync::Mutex<BTreeMap<u16, u64>>>,
 }
@@ -275,6 +279,7 @@ impl ShipperTask {
             ToShipper::Writable => {}
             ToShipper::PeerDown(peer, session) => {
                 self.waiting.remove(&peer);
+                self.waiting_bulk.remove(&peer);
                 self.shipper.peer_down(peer, session);
             }
             ToShipper::Acknowledged(peer, vectors) => self.shipper.acknowledge(peer, vectors),
@@ -283,6 +288,11 @@ impl ShipperTask {
 
     fn effect(&mut self, effect: DataEffect) {
         match effect {
+            DataEffect::Send { peer, session, message } if message.is_bulk() => {
+                let queue = self.waiting_bulk.entry(peer).or_default();
+                queue.push_back(Bytes::from(message.encode()));
+                self.send_bulk(peer, session);
+            }
             DataEffect::Send { peer, session, message } => {
                 let bytes = Bytes::from(message.encode());
                 let sent = self.mesh.try_send(peer.0, SessionId(session), Lane::Control, bytes);
@@ -304,6 +314,7 @@ impl ShipperTask {
         let sessions: Vec<_> = self.shipper.sessions(durable).collect();
         let mut backlog = BTreeMap::new();
         for (peer, session, _) in sessions {
+            self.send_bulk(peer, session);
             while self.send_waiting(peer, session) {
                 let reader = &self.reader;
                 let batches = self
@@ -319,30 +330,23 @@ impl ShipperTask {
             }
             backlog.insert(peer.0, self.shipper.backlog(peer, self.reader.bounds().1));
         }
+        for (peer, session, message) in self.shipper.take_messages() {
+            self.effect(DataEffect::Send { peer, session, message });
+        }
         *self.backlog.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = backlog;
         Ok(())
     }
 
     /// Sends what was read before; true when nothing of it is left.
     fn send_waiting(&mut self, peer: Origin, session: u64) -> bool {
-        let Some(queue) = self.waiting.get_mut(&peer) else {
-            return true;
-        };
-        while let Some(piece) = queue.front() {
-            match self.mesh.try_send(peer.0, SessionId(session), Lane::Live, piece.clone()) {
-                Ok(()) => {
-                    queue.pop_front();
-                }
-                Err(SendError::Full) => return false,
-                Err(error) => {
-                    // The session is over; its end is on the way here.
-                    tracing::debug!(%peer, ?error, "frames not sent");
-                    queue.clear();
-                    return false;
-                }
-            }
+        let queue = self.waiting.entry(peer).or_default();
+        send_queued(&self.mesh, (peer, session), Lane::Live, queue)
+    }
+
+    fn send_bulk(&mut self, peer: Origin, session: u64) {
+        if let Some(queue) = self.waiting_bulk.get_mut(&peer) {
+            send_queued(&self.mesh, (peer, session), Lane::Bulk, queue);
         }
-        true
     }
 
     fn release(&mut self) -> Result<()> {
@@ -352,7 +356,33 @@ impl ShipperTask {
         if keep_from <= start {
             return Ok(());
         }
-        let needless = self.shipper.release(checkpoint.min(keep_from));
+        // A region that is away for long must not fill this one's disk: it will be repaired.
+        let must = LogPosition(end.0.saturating_sub(self.limit));
+        let needless = self.shipper.release(checkpoint.min(keep_from), must);
         self.syncer.release(needless).context("removing old log segments")
     }
+}
+
+/// Sends what waits for one lane; true when nothing of it is left.
+fn send_queued(
+    mesh: &MeshHandle,
+    (peer, session): (Origin, u64),
+    lane: Lane,
+    queue: &mut VecDeque<Bytes>,
+) -> bool {
+    while let Some(piece) = queue.front() {
+        match mesh.try_send(peer.0, SessionId(session), lane, piece.clone()) {
+            Ok(()) => {
+                queue.pop_front();
+            }
+            Err(SendError::Full) => return false,
+            Err(error) => {
+                // The session is over; its end is on the way here.
+                tracing::debug!(%peer, ?error, "not sent");
+                queue.clear();
+                return false;
+            }
+        }
+    }
+    true
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meridian_clock::Origin;
 use meridian_keyspace::{Awaits, SLOTS};
-use meridian_node::{DataNode, PeerLag};
+use meridian_node::{DataNode, PeerLag, RepairCounts, RepairProgress};
 
 use super::clients::Clients;
 
@@ -59,6 +59,12 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<u16, Vec<u16>>,
     /// How often a second way was taken while the first had a session.
     pub detours: u64,
+    /// State repairs: counts since the start.
+    pub repairs: RepairCounts,
+    /// State repairs that are wanted or under way.
+    pub repairs_outstanding: usize,
+    /// Those under way, and how long each has taken, in milliseconds.
+    pub repairing: Vec<(RepairProgress, u64)>,
     /// This region has what its peers had.
     pub caught_up: bool,
     /// A digest of the vectors: equal where the same operations are applied.
@@ -99,6 +105,13 @@ impl Snapshot {
             lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
             detours: node.detours(),
+            repairs: node.repairs().counts(),
+            repairs_outstanding: node.repairs().outstanding(),
+            repairing: node
+                .repairs()
+                .progress()
+                .map(|p| (p.clone(), node.now_ms().saturating_sub(p.since_ms)))
+                .collect(),
             caught_up: node.is_caught_up(),
             vectors_digest: vectors_digest(&stage.vectors()),
         }

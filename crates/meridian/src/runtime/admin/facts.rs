@@ -139,7 +139,7 @@ impl Facts {
                 checkpoint: LogPosition(shared.checkpoint.load(Ordering::Acquire)),
                 segments: admin.reader.segments(),
                 expected_bytes: [
-                    storage.log_retention,
+                    storage.log_limit,
                     storage.checkpoint_trigger,
                     storage.log_segment,
                 ]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use meridian_cdc::{TableName, WalStatus};
+use meridian_clock::Origin;
 use meridian_disk::CheckpointStats;
 use meridian_dns::DnsCounts;
 use meridian_failover::{
@@ -10,7 +11,7 @@ use meridian_failover::{
 };
 use meridian_keyspace::Awaits;
 use meridian_mesh::{MeshStats, PeerStats, Refusal, SessionId, Traffic};
-use meridian_node::PeerLag;
+use meridian_node::{PeerLag, RepairCounts, RepairProgress};
 use meridian_postgres::{State, Status, Totals};
 use meridian_store::LogPosition;
 
@@ -139,6 +140,20 @@ fn snapshot() -> Snapshot {
         ]),
         upstreams: BTreeMap::from([(1, vec![1, 2])]),
         detours: 6,
+        repairs: RepairCounts { begun: 3, completed: 2, ..RepairCounts::default() },
+        repairs_outstanding: 1,
+        repairing: vec![(
+            RepairProgress {
+                partition: 4,
+                donor: Origin(1),
+                phase: "fetching",
+                received: 100,
+                expected: 400,
+                bytes: 12_000,
+                since_ms: 50,
+            },
+            200,
+        )],
         caught_up: true,
         vectors_digest: 0xabc,
     }

@@ -7,6 +7,7 @@ use meridian_postgres::Status;
 use serde_json::{Map, Value, json};
 
 use super::{facts::Facts, health};
+use crate::runtime::snapshot::Snapshot;
 
 /// This build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,6 +36,7 @@ pub fn document(facts: &Facts) -> Value {
         "members": members(facts),
         "peers": peers(facts),
         "caught_up": snapshot.map(|s| s.caught_up),
+        "repairs": snapshot.map(|s| repairs(facts, s)),
         "vectors_digest": snapshot.map(|s| format!("{:016x}", s.vectors_digest)),
         "keys": snapshot.map(|s| s.keys),
         "clients": snapshot.map(|s| s.clients),
@@ -156,6 +158,32 @@ fn peers(facts: &Facts) -> Value {
     };
     let peers = facts.mesh.peers.iter().map(|peer| (peer.name.clone(), entry(peer)));
     Value::Object(peers.collect::<Map<_, _>>())
+}
+
+fn repairs(facts: &Facts, snapshot: &Snapshot) -> Value {
+    let under_way = snapshot.repairing.iter().map(|(progress, ms)| {
+        let left = progress.expected.saturating_sub(progress.received);
+        // At the pace so far; unknown before anything has come.
+        let estimate = (progress.received > 0).then(|| left * ms / progress.received);
+        json!({
+            "partition": progress.partition,
+            "from": facts.name(progress.donor.0),
+            "phase": progress.phase,
+            "elements": progress.received,
+            "elements_expected": progress.expected,
+            "bytes": progress.bytes,
+            "for_ms": ms,
+            "left_ms": estimate,
+        })
+    });
+    json!({
+        "outstanding": snapshot.repairs_outstanding,
+        "under_way": under_way.collect::<Vec<_>>(),
+        "completed": snapshot.repairs.completed,
+        "given_up": snapshot.repairs.failed,
+        "elements": snapshot.repairs.received_elements,
+        "received_bytes": snapshot.repairs.received_bytes,
+    })
 }
 
 fn traffic(traffic: &Traffic) -> Value {

@@ -168,5 +168,46 @@ fn frames(snapshot: Option<&Snapshot>, facts: &Facts, out: &mut Out<'_>) -> fmt:
         None,
         "1 if frames of the region are refused because its history has forked",
         quarantined,
+    )?;
+    repairs(snapshot, out)
+}
+
+fn repairs(snapshot: Option<&Snapshot>, out: &mut Out<'_>) -> fmt::Result {
+    let outcomes = snapshot.into_iter().flat_map(|s| {
+        let counts = &s.repairs;
+        [
+            ("applied", counts.completed - counts.equal),
+            ("equal", counts.equal),
+            ("given_up", counts.failed),
+            ("served", counts.served),
+        ]
+    });
+    out.counter(
+        "meridian_repairs",
+        None,
+        "State repairs of partitions: applied here, found equal, given up to begin again, or served \
+         to another region",
+        outcomes.map(|(outcome, count)| (labels([("outcome", outcome)]), count)),
+    )?;
+    out.gauge(
+        "meridian_repairs_outstanding",
+        None,
+        "Partitions whose repair is wanted or under way",
+        known(snapshot.map(|s| whole(s.repairs_outstanding as u64))),
+    )?;
+    let bytes = snapshot
+        .into_iter()
+        .flat_map(|s| [("received", s.repairs.received_bytes), ("sent", s.repairs.sent_bytes)]);
+    out.counter(
+        "meridian_repair",
+        Some(Unit::Bytes),
+        "Symbols and elements of state repairs, before compression",
+        bytes.map(|(direction, count)| (labels([("direction", direction)]), count)),
+    )?;
+    out.counter(
+        "meridian_repair_elements",
+        None,
+        "Elements received in state repairs",
+        known(snapshot.map(|s| s.repairs.received_elements)),
     )
 }

@@ -1,0 +1,383 @@
+//! State repair: a region that is behind where no log leads any more, or that has nothing yet,
+//! takes over what another one holds, at the cost of the difference.
+//!
+//! Each side of a repair is a small machine: [`receiver`] asks, compares and applies; [`donor`]
+//! freezes a partition and answers. What costs time (looking at every element of a partition) is
+//! done in portions, so that commands wait only briefly. See `meridian_replication::repair` for the
+//! conversation.
+
+mod donor;
+mod receiver;
+
+use std::collections::BTreeMap;
+
+use meridian_clock::{Origin, VersionVector};
+use meridian_codec::Malformed;
+use meridian_crdt::{ElementKey, Row, Stored, decode_stored};
+use meridian_keyspace::{SLOTS, Stage};
+use meridian_replication::repair::{Refusal, RepairMessage};
+
+use crate::limits::{
+    MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, REPAIR_PATIENCE_MS, REPAIR_SCAN_ELEMENTS,
+};
+use donor::Donation;
+use receiver::Receipt;
+
+/// What is said to whom. The shell picks the lane.
+pub type Said = (Origin, RepairMessage);
+
+/// How far a repair of one partition is, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepairProgress {
+    /// The partition.
+    pub partition: u16,
+    /// Who gives.
+    pub donor: Origin,
+    /// What is being done, in a word.
+    pub phase: &'static str,
+    /// Elements that have come.
+    pub received: u64,
+    /// Elements that are to come, as far as is known.
+    pub expected: u64,
+    /// Bytes that have come.
+    pub bytes: u64,
+    /// Since when, in milliseconds of the node's steady clock.
+    pub since_ms: u64,
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairCounts {
+    /// Repairs that were begun.
+    pub begun: u64,
+    /// Repairs that were applied.
+    pub completed: u64,
+    /// Repairs that found nothing different.
+    pub equal: u64,
+    /// Repairs that were given up; each is begun again.
+    pub failed: u64,
+    /// Bytes received for repairs: symbols and elements.
+    pub received_bytes: u64,
+    /// Elements received.
+    pub received_elements: u64,
+    /// Repairs served to other regions.
+    pub served: u64,
+    /// Bytes sent for them.
+    pub sent_bytes: u64,
+}
+
+/// A repair that is wanted and not yet begun.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    /// Who is known to have what is missing.
+    donor: Origin,
+    not_before_ms: u64,
+}
+
+/// All repairs of a node, both sides.
+#[derive(Debug, Default)]
+pub struct Repairs {
+    wanted: BTreeMap<u16, Wish>,
+    receiving: BTreeMap<u16, Receipt>,
+    donating: BTreeMap<(Origin, u64), Donation>,
+    number: u64,
+    said: Vec<Said>,
+    counts: RepairCounts,
+}
+
+/// A repair whose elements have all come.
+#[derive(Debug)]
+pub struct Repaired {
+    /// The partition.
+    pub partition: u16,
+    /// Who gave.
+    pub donor: Origin,
+    /// The parts of the repair, encoded; to be applied in one commit.
+    pub parts: Vec<Vec<u8>>,
+}
+
+impl Repairs {
+    /// A partition should be repaired from a peer.
+    pub fn want(&mut self, partition: u16, donor: Origin) {
+        if !self.receiving.contains_key(&partition) {
+            self.wanted.entry(partition).or_insert(Wish { donor, not_before_ms: 0 });
+        }
+    }
+
+    /// Whether remote frames of the partition must not be applied (rule R3).
+    #[must_use]
+    pub fn is_paused(&self, partition: u16) -> bool {
+        self.receiving.contains_key(&partition)
+    }
+
+    /// Whether a repair of the partition is wanted or under way.
+    #[must_use]
+    pub fn is_wanted(&self, partition: u16) -> bool {
+        self.wanted.contains_key(&partition) || self.is_paused(partition)
+    }
+
+    /// Partitions for which a repair is wanted or under way.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.wanted.len() + self.receiving.len()
+    }
+
+    /// Whether anything is going on, on either side.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.receiving.is_empty() || !self.donating.is_empty()
+    }
+
+    /// Whether there is work to do without anything arriving.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.receiving.values().any(Receipt::has_work)
+            || self.donating.values().any(Donation::has_work)
+    }
+
+    /// Counts since the start.
+    #[must_use]
+    pub fn counts(&self) -> RepairCounts {
+        self.counts
+    }
+
+    /// The repairs that are under way here.
+    pub fn progress(&self) -> impl Iterator<Item = RepairProgress> + '_ {
+        self.receiving.values().map(Receipt::progress)
+    }
+
+    /// What is to be said since the last call.
+    pub fn take_said(&mut self) -> Vec<Said> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// A peer's session is over: nothing more comes from it, or is sent to it.
+    pub fn peer_down(&mut self, stage: &mut Stage, peer: Origin, now_ms: u64) {
+        let lost: Vec<u16> =
+            self.receiving.values().filter(|r| r.donor() == peer).map(Receipt::partition).collect();
+        for partition in lost {
+            self.give_up(partition, now_ms);
+        }
+        self.wanted.retain(|_, wish| wish.donor != peer);
+        let over: Vec<_> = self.donating.keys().filter(|(p, _)| *p == peer).copied().collect();
+        for place in over {
+            self.end_donation(stage, place);
+        }
+    }
+
+    /// Begins what is wanted and may be begun, and gives up what does not move. `ahead` says
+    /// whether a peer that is up has seen something of a partition that this region has not.
+    pub fn tick(
+        &mut self,
+        stage: &mut Stage,
+        now_ms: u64,
+        mut ahead: impl FnMut(Origin, u16) -> bool,
+    ) {
+        let late: Vec<u16> = self
+            .receiving
+            .values()
+            .filter(|r| now_ms >= r.heard_ms() + REPAIR_PATIENCE_MS)
+            .map(Receipt::partition)
+            .collect();
+        for partition in late {
+            self.give_up(partition, now_ms);
+        }
+        let forgotten: Vec<_> = self
+            .donating
+            .iter()
+            .filter(|(_, d)| now_ms >= d.heard_ms() + REPAIR_PATIENCE_MS)
+            .map(|(place, _)| *place)
+            .collect();
+        for place in forgotten {
+            self.end_donation(stage, place);
+        }
+        let due: Vec<(u16, Origin)> = self
+            .wanted
+            .iter()
+            .filter(|(_, wish)| now_ms >= wish.not_before_ms)
+            .map(|(partition, wish)| (*partition, wish.donor))
+            .collect();
+        for (partition, donor) in due {
+            if !ahead(donor, partition) {
+                // It has come another way, or the peer is gone.
+                self.wanted.remove(&partition);
+            } else if self.receiving.len() < MAX_RECEIVING {
+                self.wanted.remove(&partition);
+                self.begin(stage, partition, donor, now_ms);
+            }
+        }
+    }
+
+    /// Does a portion of what takes time. `durable` is what each partition has on disk: nothing of
+    /// a frozen partition leaves before all that it had seen is (rule R6).
+    pub fn work(
+        &mut self,
+        stage: &mut Stage,
+        durable: &[VersionVector],
+        now_ms: u64,
+    ) -> Vec<Repaired> {
+        let mut budget = REPAIR_SCAN_ELEMENTS;
+        let mut lost = Vec::new();
+        for (place, donation) in &mut self.donating {
+            let said = donation.work(stage, durable, &mut budget);
+            let is_lost = said.is_none();
+            for message in said.unwrap_or_default() {
+                if let RepairMessage::Elements { bytes, .. }
+                | RepairMessage::Symbols { symbols: bytes, .. } = &message
+                {
+                    self.counts.sent_bytes += bytes.len() as u64;
+                }
+                self.said.push((place.0, message));
+            }
+            if is_lost {
+                lost.push(*place);
+            }
+        }
+        for place in lost {
+            let refuse = RepairMessage::Refuse { number: place.1, reason: Refusal::Changed };
+            self.said.push((place.0, refuse));
+            self.end_donation(stage, place);
+        }
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        for receipt in self.receiving.values_mut() {
+            let said = receipt.work(stage, &mut budget);
+            self.said.extend(said.into_iter().map(|m| (receipt.donor(), m)));
+            if receipt.is_complete() {
+                done.push(receipt.partition());
+            } else if receipt.has_failed() {
+                failed.push(receipt.partition());
+            }
+        }
+        for partition in failed {
+            self.give_up(partition, now_ms);
+        }
+        let mut repaired = Vec::new();
+        for partition in done {
+            let Some(receipt) = self.receiving.remove(&partition) else { continue };
+            let close = RepairMessage::Close { number: receipt.number() };
+            self.said.push((receipt.donor(), close));
+            self.counts.completed += 1;
+            self.counts.equal += u64::from(receipt.is_equal());
+            self.counts.received_elements += receipt.received();
+            let (donor, parts) = (receipt.donor(), receipt.into_parts(stage));
+            repaired.push(Repaired { partition, donor, parts });
+        }
+        repaired
+    }
+
+    /// A peer says something about a repair.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it breaks the rules.
+    pub fn message(
+        &mut self,
+        stage: &mut Stage,
+        from: Origin,
+        message: RepairMessage,
+        now_ms: u64,
+    ) -> Result<(), Malformed> {
+        if message.is_answer() {
+            return self.answer(stage, from, message, now_ms);
+        }
+        let place = (from, message.number());
+        match message {
+            RepairMessage::Open { number, partition, seed, vector } => {
+                if partition >= stage.partitions() {
+                    return Err(Malformed("repair of a partition that does not exist"));
+                }
+                let vector = vector.unpack()?;
+                let taken = self.donating.len() >= MAX_DONATIONS
+                    || self.donating.contains_key(&place)
+                    || stage.frozen(partition).is_some();
+                if taken {
+                    let refuse = RepairMessage::Refuse { number, reason: Refusal::Busy };
+                    self.said.push((from, refuse));
+                    return Ok(());
+                }
+                stage.freeze(partition);
+                self.counts.served += 1;
+                let donation = Donation::new(number, partition, seed, vector, stage, now_ms);
+                self.donating.insert(place, donation);
+            }
+            RepairMessage::Close { .. } => self.end_donation(stage, place),
+            message => match self.donating.get_mut(&place) {
+                Some(donation) => donation.asked(message, now_ms)?,
+                None => {
+                    let number = place.1;
+                    let refuse = RepairMessage::Refuse { number, reason: Refusal::Unknown };
+                    self.said.push((from, refuse));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        stage: &Stage,
+        from: Origin,
+        message: RepairMessage,
+        now_ms: u64,
+    ) -> Result<(), Malformed> {
+        let number = message.number();
+        let found = self.receiving.values_mut().find(|r| r.number() == number && r.donor() == from);
+        let Some(receipt) = found else {
+            return Ok(());
+        };
+        if let RepairMessage::Refuse { .. } = message {
+            let partition = receipt.partition();
+            self.give_up(partition, now_ms);
+            return Ok(());
+        }
+        let before = receipt.bytes();
+        receipt.answered(stage, message, now_ms)?;
+        self.counts.received_bytes += receipt.bytes() - before;
+        Ok(())
+    }
+
+    fn begin(&mut self, stage: &Stage, partition: u16, donor: Origin, now_ms: u64) {
+        self.number += 1;
+        self.counts.begun += 1;
+        let (receipt, open) = Receipt::open(self.number, partition, donor, stage, now_ms);
+        self.receiving.insert(partition, receipt);
+        self.said.push((donor, open));
+    }
+
+    /// Begins again later, from the same donor if it is still there.
+    fn give_up(&mut self, partition: u16, now_ms: u64) {
+        let Some(receipt) = self.receiving.remove(&partition) else { return };
+        self.counts.failed += 1;
+        let donor = receipt.donor();
+        self.said.push((donor, RepairMessage::Close { number: receipt.number() }));
+        self.wanted.insert(partition, Wish { donor, not_before_ms: now_ms + REPAIR_AGAIN_MS });
+    }
+
+    fn end_donation(&mut self, stage: &mut Stage, place: (Origin, u64)) {
+        if let Some(donation) = self.donating.remove(&place) {
+            stage.thaw(donation.partition());
+        }
+    }
+}
+
+/// Slots of a partition.
+fn slots_of(stage: &Stage, partition: u16) -> std::ops::Range<u16> {
+    let count = slots_in(stage);
+    partition * count..(partition + 1) * count
+}
+
+/// How many slots a partition has.
+fn slots_in(stage: &Stage) -> u16 {
+    SLOTS / stage.partitions()
+}
+
+/// Whether an element holds what a vector does not cover.
+fn is_news(place: &ElementKey, value: &[u8], seen: &VersionVector) -> bool {
+    match decode_stored(place, value) {
+        Ok(Stored::Cell(cell)) => {
+            let row = |r: &Row| r.last > seen.get(r.origin);
+            cell.regs().any(|r| !seen.covers(r.dot)) || cell.rows().iter().any(row)
+        }
+        Ok(Stored::Deadlines(deadlines)) => deadlines.iter().any(|(dot, _)| !seen.covers(*dot)),
+        Err(_) => true,
+    }
+}

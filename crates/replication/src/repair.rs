@@ -1,0 +1,225 @@
+//! What two regions say to each other during state repair: one is behind another (or they differ)
+//! and the log no longer leads from here to there.
+//!
+//! ```text
+//! receiver                                   donor
+//!   Open (what I have seen)  ─────────────▶    freezes the partition, looks at every element
+//!            ◀─────────────  Offer (what I had seen, sums of groups), Symbols if few differ
+//!   [More (these groups, up to this symbol) ▶  ◀ Symbols]*        until they decode
+//!   Fetch (items), Grant (bytes)  ────────▶
+//!            ◀─────────────  Elements …
+//!   Close  ───────────────────────────────▶    thaws
+//! ```
+//! The receiver applies no remote frames of the partition from Open on (rule R3), and applies what
+//! came in one commit. An item stands for one element in one state: a hash of both.
+
+use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
+use meridian_codec::Malformed;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+/// A partition's elements are summed in so many groups, by slot: those that are equal need no
+/// closer look.
+pub const GROUPS: u32 = 64;
+
+/// All groups.
+pub const ALL_GROUPS: u64 = u64::MAX;
+
+/// The group of a slot of a partition that has so many slots.
+#[must_use]
+pub fn group_of(slot: u16, slots: u16) -> u32 {
+    let slots = u32::from(slots.max(1));
+    (u32::from(slot) % slots) * GROUPS / slots.max(GROUPS)
+}
+
+/// The item that stands for an element in a state.
+#[must_use]
+pub fn item_of(seed: u64, key: &[u8], element: &[u8], value: &[u8]) -> u64 {
+    let mut hash = Xxh3::with_seed(seed);
+    for part in [key, element, value] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.digest()
+}
+
+/// A vector as it travels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedVector(Vec<(u16, u64)>);
+
+impl PackedVector {
+    /// Packs a vector.
+    #[must_use]
+    pub fn pack(vector: &VersionVector) -> PackedVector {
+        PackedVector(vector.iter().map(|(o, t)| (o.0, t.0)).collect())
+    }
+
+    /// Unpacks it.
+    ///
+    /// # Errors
+    /// [`Malformed`] for an ordinal that is too large.
+    pub fn unpack(&self) -> Result<VersionVector, Malformed> {
+        let mut vector = VersionVector::new();
+        for (ordinal, time) in &self.0 {
+            if usize::from(*ordinal) >= MAX_REGIONS {
+                return Err(Malformed("ordinal too large"));
+            }
+            vector.set(Origin(*ordinal), Time(*time));
+        }
+        Ok(vector)
+    }
+}
+
+/// Why a donor does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// It serves as many as it can, or another one this partition.
+    Busy,
+    /// Too much changed while it served: begin again.
+    Changed,
+    /// It knows nothing of this repair (any more).
+    Unknown,
+}
+
+/// A message of state repair. `number` counts the receiver's repairs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepairMessage {
+    /// Receiver: begin.
+    Open {
+        /// Which repair.
+        number: u64,
+        /// Of which partition.
+        partition: u16,
+        /// Keys the items.
+        seed: u64,
+        /// What the receiver has seen.
+        vector: PackedVector,
+    },
+    /// Donor: what it holds.
+    Offer {
+        /// Which repair.
+        number: u64,
+        /// What the donor had seen when it froze the partition.
+        vector: PackedVector,
+        /// The sum of the items of each group.
+        sums: Vec<u64>,
+        /// How many elements it holds.
+        items: u64,
+        /// About how many of them the receiver has not seen.
+        news: u64,
+        /// So many differ that all are sent: no symbols.
+        whole: bool,
+    },
+    /// Receiver: more symbols, of the elements of these groups.
+    More {
+        /// Which repair.
+        number: u64,
+        /// A bit for each group.
+        groups: u64,
+        /// Up to which symbol.
+        upto: u64,
+    },
+    /// Donor: symbols.
+    Symbols {
+        /// Which repair.
+        number: u64,
+        /// Of which groups.
+        groups: u64,
+        /// The number of the first.
+        from: u64,
+        /// The symbols, encoded.
+        symbols: Vec<u8>,
+    },
+    /// Receiver: send these (with `whole`: all).
+    Fetch {
+        /// Which repair.
+        number: u64,
+        /// Items that the donor holds.
+        items: Vec<u64>,
+        /// There are no more to fetch.
+        last: bool,
+    },
+    /// Receiver: so many bytes may be sent in all.
+    Grant {
+        /// Which repair.
+        number: u64,
+        /// Since its beginning.
+        bytes: u64,
+    },
+    /// Donor: a piece of the stream of elements, each behind its length in four bytes.
+    Elements {
+        /// Which repair.
+        number: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+        /// It is the last.
+        last: bool,
+    },
+    /// Donor: no.
+    Refuse {
+        /// Which repair.
+        number: u64,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Receiver: done, or given up.
+    Close {
+        /// Which repair.
+        number: u64,
+    },
+}
+
+impl RepairMessage {
+    /// Which repair of the receiver.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        match self {
+            RepairMessage::Open { number, .. }
+            | RepairMessage::Offer { number, .. }
+            | RepairMessage::More { number, .. }
+            | RepairMessage::Symbols { number, .. }
+            | RepairMessage::Fetch { number, .. }
+            | RepairMessage::Grant { number, .. }
+            | RepairMessage::Elements { number, .. }
+            | RepairMessage::Refuse { number, .. }
+            | RepairMessage::Close { number } => *number,
+        }
+    }
+
+    /// Whether the donor says it. It goes by the lane for what may wait.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            RepairMessage::Offer { .. }
+                | RepairMessage::Symbols { .. }
+                | RepairMessage::Elements { .. }
+                | RepairMessage::Refuse { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_cover_all_slots_in_order() {
+        for slots in [16_384, 1024, 64, 16] {
+            let groups: Vec<u32> = (0..slots).map(|s| group_of(s, slots)).collect();
+            assert!(groups.is_sorted() && groups.iter().all(|g| *g < GROUPS));
+            assert_eq!(group_of(slots, slots), 0, "the next partition begins anew");
+        }
+    }
+
+    #[test]
+    fn an_item_stands_for_all_of_its_parts() {
+        let item = item_of(1, b"ab", b"c", b"d");
+        let others = [
+            item_of(2, b"ab", b"c", b"d"),
+            item_of(1, b"a", b"bc", b"d"),
+            item_of(1, b"ab", b"", b"cd"),
+        ];
+        assert!(!others.contains(&item));
+    }
+}
