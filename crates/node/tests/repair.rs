@@ -1,6 +1,8 @@
 //! Regions that were apart for longer than their logs reach: state repair between real data nodes,
 //! over real log bytes, with a digest of every slot as the judge.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_clock::{Origin, VersionVector};

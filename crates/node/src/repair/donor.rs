@@ -187,7 +187,7 @@ impl Donation {
             } else {
                 item_of(seed, key, &name, value)
             };
-            if held.len() % REPAIR_SAMPLE == 0 {
+            if held.len().is_multiple_of(REPAIR_SAMPLE) {
                 sampled.0 += 1;
                 sampled.1 += u64::from(is_news(place, value, theirs));
             }

@@ -314,7 +314,7 @@ impl Receipt {
                     meridian_crdt::encode_cell(&mut value, cell, false);
                 }
                 let item = item_of(self.seed, key, &name, &value);
-                if self.own.len() % REPAIR_SAMPLE == 0
+                if self.own.len().is_multiple_of(REPAIR_SAMPLE)
                     && let Some(offer) = &self.offer
                 {
                     self.sampled.0 += 1;
