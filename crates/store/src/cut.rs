@@ -15,7 +15,7 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use thiserror::Error;
 
-use crate::{ENTRY_HEADER_BYTES, Entry, Frame, LogPosition, encode_entry};
+use crate::{ENTRY_HEADER_BYTES, Entry, Frame, LogPosition, RepairPart, encode_entry};
 
 /// Why a log cannot be cut.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -33,7 +33,14 @@ pub enum CutError {
 /// # Errors
 /// [`Malformed`] when it is no frame.
 pub fn stamp(bytes: &[u8]) -> Result<Time, Malformed> {
+    if RepairPart::is_one(bytes) {
+        return Ok(newest(&RepairPart::decode(bytes)?.header.seen));
+    }
     Ok(Frame::decode(bytes)?.header.last)
+}
+
+fn newest(vector: &VersionVector) -> Time {
+    vector.iter().map(|(_, time)| time).max().unwrap_or_default()
 }
 
 /// A walk over a log that leaves out what is stamped after an instant.
@@ -71,14 +78,19 @@ impl Cut {
         log: &mut Vec<u8>,
     ) -> Result<bool, CutError> {
         let mut is_over = false;
-        for bytes in entry.frames() {
+        for bytes in entry.frames().filter(|bytes| !RepairPart::is_one(bytes)) {
             let header = Frame::decode(bytes)?.header;
             is_over |= header.origin == self.me && header.last > self.upto;
         }
         let begin = log.len();
         log.resize(begin + ENTRY_HEADER_BYTES, 0);
         for bytes in entry.frames() {
-            if self.takes(&Frame::decode(bytes)?, is_over)? {
+            let takes = if RepairPart::is_one(bytes) {
+                self.takes_repair(&RepairPart::decode(bytes)?)?
+            } else {
+                self.takes(&Frame::decode(bytes)?, is_over)?
+            };
+            if takes {
                 log.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
                 log.extend_from_slice(bytes);
                 self.kept += 1;
@@ -109,6 +121,27 @@ impl Cut {
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.kept, self.dropped)
+    }
+
+    /// A repair brought everything up to its vector at once: it cannot be cut inside. What reaches
+    /// beyond the instant stays out, with all that came after it of the origins that it brought.
+    fn takes_repair(&mut self, part: &RepairPart<'_>) -> Result<bool, CutError> {
+        let place = usize::from(part.header.partition);
+        let (Some(vector), Some(out)) = (self.vectors.get_mut(place), self.out.get_mut(place))
+        else {
+            return Err(Malformed("repair of a partition that does not exist").into());
+        };
+        let seen = &part.header.seen;
+        let brings = |o: &Origin| seen.get(*o) > vector.get(*o);
+        if newest(seen) > self.upto || out.iter().any(brings) {
+            let brought: Vec<Origin> = seen.iter().map(|(o, _)| o).filter(brings).collect();
+            out.extend(brought);
+            return Ok(false);
+        }
+        if part.header.last {
+            vector.join(seen);
+        }
+        Ok(true)
     }
 
     fn takes(&mut self, frame: &Frame<'_>, commit_is_over: bool) -> Result<bool, CutError> {
