@@ -32,6 +32,7 @@ pub fn table(epoch: u64, down: &[u16]) -> DnsTable {
         regions: [US, EU, AP].map(|region| (region, status(region))).into(),
         primary: US,
         primary_since: 0,
+        members: Default::default(),
     };
     DnsTable::compute(&state, &topology(), &BTreeSet::new())
 }
