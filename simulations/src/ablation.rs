@@ -29,11 +29,37 @@ pub enum Ablation {
     ReplyUnsynced,
     /// Portions of a checkpoint are written before the log that they reflect is on disk.
     CheckpointUnsynced,
+    /// Of two concurrent values the one that arrived later is read.
+    ArrivalOrder,
+    /// A removal takes away what its author had not seen.
+    RemoveWins,
+    /// What another region has added counts twice.
+    DoubleIncrement,
+    /// A restart forgets the stamps that were used before it.
+    ForgetFloor,
+    /// A peer's word is believed before all that the peer had written has arrived.
+    BelieveEarly,
+    /// A region acknowledges what it has only heard that others have.
+    AcknowledgeHearsay,
+    /// A frame from the far future is applied.
+    FollowAnyClock,
+    /// The record that completes a checkpoint is written before its last portions.
+    RecordFirst,
+    /// A checkpoint leaves out when keys expire.
+    ForgetDeadlines,
+    /// A checkpoint does not remove what a cleared key held.
+    KeepCleared,
+    /// A subscription is answered as if the peer had all that is on disk here.
+    SubscribeAhead,
+    /// A region sends only what it has written itself.
+    NoRelay,
+    /// A vote leaves before it is on disk.
+    VoteUnsynced,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 12] = [
+    pub const ALL: [(&'static str, Ablation); 25] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -46,6 +72,19 @@ impl Ablation {
         ("expire-unsettled", Ablation::ExpireUnsettled),
         ("reply-unsynced", Ablation::ReplyUnsynced),
         ("checkpoint-unsynced", Ablation::CheckpointUnsynced),
+        ("arrival-order", Ablation::ArrivalOrder),
+        ("remove-wins", Ablation::RemoveWins),
+        ("double-increment", Ablation::DoubleIncrement),
+        ("forget-floor", Ablation::ForgetFloor),
+        ("believe-early", Ablation::BelieveEarly),
+        ("acknowledge-hearsay", Ablation::AcknowledgeHearsay),
+        ("follow-any-clock", Ablation::FollowAnyClock),
+        ("record-first", Ablation::RecordFirst),
+        ("forget-deadlines", Ablation::ForgetDeadlines),
+        ("keep-cleared", Ablation::KeepCleared),
+        ("subscribe-ahead", Ablation::SubscribeAhead),
+        ("no-relay", Ablation::NoRelay),
+        ("vote-unsynced", Ablation::VoteUnsynced),
     ];
 
     /// The ablation of a name.
@@ -74,7 +113,21 @@ impl Ablation {
             Ablation::AcknowledgeUnsynced => switches.acknowledge_unsynced = true,
             Ablation::KeepRemains => switches.keep_remains = true,
             Ablation::ExpireUnsettled => switches.expire_unsettled = true,
-            Ablation::ReplyUnsynced | Ablation::CheckpointUnsynced => {}
+            Ablation::ArrivalOrder => switches.arrival_order = true,
+            Ablation::RemoveWins => switches.remove_wins = true,
+            Ablation::DoubleIncrement => switches.double_increment = true,
+            Ablation::ForgetFloor => switches.forget_floor = true,
+            Ablation::BelieveEarly => switches.believe_early = true,
+            Ablation::AcknowledgeHearsay => switches.acknowledge_hearsay = true,
+            Ablation::FollowAnyClock => switches.follow_any_clock = true,
+            Ablation::ReplyUnsynced
+            | Ablation::CheckpointUnsynced
+            | Ablation::RecordFirst
+            | Ablation::ForgetDeadlines
+            | Ablation::KeepCleared
+            | Ablation::SubscribeAhead
+            | Ablation::NoRelay
+            | Ablation::VoteUnsynced => {}
         }
         switches
     }

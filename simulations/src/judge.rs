@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_clock::VersionVector;
+use meridian_clock::{MAX_AHEAD_MS, VersionVector};
 use meridian_keyspace::Stage;
 use meridian_store::CrashModel;
 
@@ -110,6 +110,9 @@ impl World {
             return Err(format!("region {place}: hybrid time went back"));
         }
         let now = stage.now();
+        if now.as_ms() > here.latest_us / 1000 + MAX_AHEAD_MS + 1 {
+            return Err(format!("region {place}: another clock has carried it into the future"));
+        }
         self.check_stage(&here.config, stage, &format!("region {place}"))?;
         for key in self.keys.iter().filter(|key| family_of(key) == Family::Sets) {
             let theirs = here.sets.members(key);

@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_clock::{Origin, VersionVector};
+use meridian_crdt::ElementKey;
 use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
 use meridian_node::{
     CheckpointRun, DataConfig, DataEffect, DataNode, Shipper, export, recover,
     wire::{Assembler, PeerMessage, pieces},
 };
-use meridian_store::{CheckpointBatch, Identity, LogPosition, MemoryStorage, Meta, Storage};
+use meridian_replication::Vectors;
+use meridian_store::{
+    CheckpointBatch, Identity, LogPosition, MemoryStorage, Meta, Storage, split_element_key,
+};
 
 use crate::{ablation::Ablation, control_log::ControlPlane, disk::SimDisk};
 
@@ -182,8 +186,14 @@ impl Region {
     ) -> Result<Option<Vec<u8>>, String> {
         match PeerMessage::decode(bytes).map_err(|e| e.to_string())? {
             PeerMessage::Raft(message) => return Ok(Some(message)),
-            PeerMessage::Subscribe(request) => {
+            PeerMessage::Subscribe(mut request) => {
                 self.waiting.remove(&peer);
+                if self.config.is(Ablation::NoRelay) {
+                    request.origins.retain(|origin| *origin == self.config.origin);
+                }
+                if self.config.is(Ablation::SubscribeAhead) {
+                    request.vectors = Vectors::pack(self.node.engine().durable_vectors());
+                }
                 self.shipper.subscribe(peer, session, &request).map_err(|e| e.to_string())?;
             }
             message => {
@@ -308,7 +318,8 @@ impl Region {
             return Ok((progress, Vec::new()));
         };
         let Some((mut batch, end)) = writing.portion.take() else {
-            let batch = export(self.node.engine().stage(), &writing.run.next_portion_of(keys));
+            let mut batch = export(self.node.engine().stage(), &writing.run.next_portion_of(keys));
+            self.spoil(&mut batch, writing.run.meta());
             // What this turn has executed is in the batch: it must be in the log.
             let frames = self.commit()?;
             writing.portion = Some((batch, self.storage.bounds().1));
@@ -334,6 +345,23 @@ impl Region {
         self.storage.checkpoint(batch).map_err(|e| e.to_string())?;
         self.meta = meta;
         Ok((Progress::Complete, Vec::new()))
+    }
+
+    /// What the rules that are off make of a portion.
+    fn spoil(&self, batch: &mut CheckpointBatch, meta: &Meta) {
+        if self.config.is(Ablation::KeepCleared) {
+            batch.cleared.clear();
+        }
+        if self.config.is(Ablation::ForgetDeadlines) {
+            let mut deadlines = Vec::new();
+            ElementKey::Deadlines.encode(&mut deadlines);
+            let is_one =
+                |place: &[u8]| split_element_key(place).is_ok_and(|(.., name)| name == deadlines);
+            batch.puts.retain(|(place, _)| !is_one(place));
+        }
+        if self.config.is(Ablation::RecordFirst) {
+            batch.meta = Some(meta.encode());
+        }
     }
 
     /// Lets go of the log that nobody needs. True if there was some.

@@ -102,7 +102,8 @@ fn faults(plan: &mut Plan, r: &mut Random) {
         plan.set_backup_us(r.spread(active_us / 6, active_us));
     }
     plan.set_away_us(r.spread(20 * MS, 2 * SECOND));
-    plan.set_jump_us(r.spread(50 * MS, 5 * SECOND));
+    let jump_us = r.spread(50 * MS, 5 * SECOND);
+    plan.set_jump_us(if r.chance(100) { 8 * 3600 * SECOND } else { jump_us });
     plan.set_inbound_drops(if r.chance(200) { r.range(5, 150) } else { 0 });
     plan.set_outbound_drops(if r.chance(200) { r.range(5, 150) } else { 0 });
 }

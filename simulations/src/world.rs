@@ -113,6 +113,8 @@ pub(crate) struct Place {
     pub synced: Vec<VersionVector>,
     /// The same sets, kept by another library.
     pub sets: Lockstep,
+    /// The latest time of day that its clock has shown, in microseconds since 1970.
+    pub latest_us: u64,
     /// What a judge saw last, in this life.
     pub looked: Vec<VersionVector>,
     /// Hybrid time at that look.
@@ -354,6 +356,7 @@ impl World {
             appended: nothing.clone(),
             synced: nothing,
             sets: Lockstep::default(),
+            latest_us: 0,
             looked: Vec::new(),
             looked_now: Time::ZERO,
             primary: false,
@@ -377,8 +380,10 @@ impl World {
 
     /// The process of a place, if it lives, with its clock set to now.
     pub(crate) fn process(&mut self, place: usize) -> Option<&mut Region> {
-        let physical_us = self.places[place].clocks.physical_us(self.now_us);
-        let process = self.places[place].process.as_mut()?;
+        let here = &mut self.places[place];
+        let physical_us = here.clocks.physical_us(self.now_us);
+        here.latest_us = here.latest_us.max(physical_us);
+        let process = here.process.as_mut()?;
         process.node.engine_mut().set_physical_us(physical_us);
         Some(process)
     }
@@ -424,7 +429,7 @@ impl World {
         held.extend(self.backups.values().map(|(vectors, _)| vectors.as_slice()));
         held.extend(self.places.iter().filter_map(|p| p.honest.as_deref()));
         let nothing = vec![VersionVector::new(); self.plan.partitions() as usize];
-        if self.plan.bit_rot_us() > 0 {
+        if self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0 {
             // Any region may have to begin again from nothing.
             held.push(&nothing);
         }

@@ -3,6 +3,9 @@
 //! Each switch removes one rule of the design. They are part of the configuration and not of the
 //! build, so that what is tested is what runs. No configuration file can reach them.
 
+use meridian_clock::{Dot, Time};
+use meridian_crdt::{Action, Op};
+
 /// Which rules are off. All on by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ablations {
@@ -34,4 +37,35 @@ pub struct Ablations {
     pub repair_without_residue: bool,
     /// A partition is compared before the other region has frozen its own.
     pub repair_looks_early: bool,
+    /// Of two concurrent values the one that arrived later is read.
+    pub arrival_order: bool,
+    /// A removal takes away what its author had not seen.
+    pub remove_wins: bool,
+    /// What another region has added counts twice.
+    pub double_increment: bool,
+    /// A restart forgets the stamps that were used before it.
+    pub forget_floor: bool,
+    /// A peer's word is believed before all that the peer had written has arrived.
+    pub believe_early: bool,
+    /// A region acknowledges what it has only heard that others have.
+    pub acknowledge_hearsay: bool,
+    /// A frame from the far future is applied.
+    pub follow_any_clock: bool,
+}
+
+impl Ablations {
+    /// What the rules that are off make of another region's operation.
+    pub(crate) fn spoil(self, op: &mut Op<'_>, dot: &mut Dot, now: Time) {
+        if self.arrival_order {
+            dot.time = dot.time.max(now);
+        }
+        if let (true, Action::Incr { sum, .. }) = (self.double_increment, &mut op.action) {
+            *sum = sum.checked_add(*sum).unwrap_or(*sum);
+        }
+    }
+
+    /// Whether the operation removes whatever is here.
+    pub(crate) fn removes_all(self, op: &Op<'_>) -> bool {
+        self.remove_wins && matches!(op.action, Action::Remove { .. } | Action::Clear)
+    }
 }

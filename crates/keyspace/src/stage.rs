@@ -423,7 +423,7 @@ impl Stage {
     pub fn restore_vectors(&mut self, vectors: &[VersionVector]) {
         for (part, vector) in self.parts.iter_mut().zip(vectors) {
             part.vector = vector.clone();
-            for (_, time) in vector.iter() {
+            for (_, time) in vector.iter().filter(|_| !self.ablations.forget_floor) {
                 self.clock.observe(time);
             }
         }
@@ -527,10 +527,16 @@ impl Stage {
         // Before the operations: an empty row that one of them leaves is noted with a vector that
         // includes it, and may go only once its origin has seen that operation too.
         self.parts[usize::from(number)].vector.set(header.origin, header.last);
+        let ablations = self.ablations;
+        let here = ablations.remove_wins.then(|| self.partition(number).vector.clone());
         let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
-        while let Some((dot, op)) = reader.next()? {
+        while let Some((mut dot, mut op)) = reader.next()? {
             let slot = slot_of(op.key);
-            let context = Context { seen: &header.seen, dot };
+            if header.origin != me {
+                ablations.spoil(&mut op, &mut dot, self.clock.now());
+            }
+            let here = here.as_ref().filter(|_| ablations.removes_all(&op));
+            let context = Context { seen: here.unwrap_or(&header.seen), dot };
             let (table, mut frozen) = self.table_and_frozen(slot, number);
             let effect = table.change(op.key, |object| {
                 if let Some(frozen) = &mut frozen {
@@ -550,7 +556,9 @@ impl Stage {
             known.set(header.origin, header.last);
             part.learn(header.origin, &known);
         }
-        self.clock.observe(header.last);
+        if header.origin != me || !ablations.forget_floor {
+            self.clock.observe(header.last);
+        }
         self.advanced.push((number, header.origin, header.last));
         Ok(())
     }

@@ -74,7 +74,12 @@ impl World {
         let incarnation = here.clocks.physical_us(self.now_us);
         let regions = self.plan.regions() as u16;
         let round_trip_ms = self.network.round_trip_ms();
-        ControlPlane::start(place as u16, regions, round_trip_ms, log, now_ms, incarnation)
+        let mut plane =
+            ControlPlane::start(place as u16, regions, round_trip_ms, log, now_ms, incarnation)?;
+        if self.plan.off == Some(Ablation::VoteUnsynced) {
+            plane.be_hasty();
+        }
+        Ok(plane)
     }
 
     /// Asks for a sync if there is something to sync and none is under way.
