@@ -184,7 +184,10 @@ impl Region {
         session: u64,
         bytes: &[u8],
     ) -> Result<Option<Vec<u8>>, String> {
-        match PeerMessage::decode(bytes).map_err(|e| e.to_string())? {
+        let Some(message) = PeerMessage::decode(bytes).map_err(|e| e.to_string())? else {
+            return Ok(None);
+        };
+        match message {
             PeerMessage::Raft(message) => return Ok(Some(message)),
             PeerMessage::Subscribe(mut request) => {
                 self.waiting.remove(&peer);

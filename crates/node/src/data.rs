@@ -7,8 +7,8 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader};
 use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
 use meridian_replication::{
-    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_VERSION, PeerView, RelayPlan, Router,
-    Subscribe, Upstreams, Vectors, Watermark,
+    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_OLDEST, PeerView, RelayPlan, Router,
+    Subscribe, Upstreams, Vectors, Versions, Watermark,
 };
 
 use crate::{
@@ -81,7 +81,10 @@ pub type StreamPosition = Option<Position>;
 #[derive(Debug, Default)]
 struct Peer {
     session: u64,
-    greeted: bool,
+    /// With which version it was greeted in this session.
+    greeting: u16,
+    /// The version that is spoken, once it has greeted.
+    version: Option<u16>,
     /// Counts our subscriptions to it.
     number: u64,
     subscribed: BTreeSet<Origin>,
@@ -112,6 +115,7 @@ pub struct DataNode {
     /// How far we are behind each peer, and each behind us; kept over its sessions.
     meters: BTreeMap<Origin, [LagMeter; 2]>,
     origins: BTreeSet<Origin>,
+    versions: Versions,
     router: Router,
     /// The way to each peer and back, in milliseconds, as far as it was measured.
     round_trips: BTreeMap<Origin, u64>,
@@ -152,6 +156,7 @@ impl DataNode {
             acknowledged: BTreeMap::new(),
             meters: BTreeMap::new(),
             origins,
+            versions: Versions::default(),
             router: Router::new(RelayPlan::direct()),
             round_trips: BTreeMap::new(),
             upstreams: Upstreams::new(),
@@ -195,6 +200,16 @@ impl DataNode {
         &self.inbox
     }
 
+    /// Speaks other versions than this build does: for tests of upgrades. Only at the start.
+    pub fn set_versions(&mut self, versions: Versions) {
+        self.versions = versions;
+    }
+
+    /// The protocol that is spoken with each peer that has greeted.
+    pub fn protocols(&self) -> impl Iterator<Item = (Origin, u16)> {
+        self.peers.iter().filter_map(|(peer, state)| Some((*peer, state.version?)))
+    }
+
     /// From whom whose frames are to come while all is well; from everybody directly until this
     /// is called.
     pub fn set_relay_plan(&mut self, plan: RelayPlan) {
@@ -212,16 +227,25 @@ impl DataNode {
         self.router.detours
     }
 
-    /// What is to be done since the last call.
+    /// What is to be done since the last call. What a peer cannot understand is not among it.
     pub fn take_effects(&mut self) -> Vec<DataEffect> {
-        std::mem::take(&mut self.effects)
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.retain(|effect| match effect {
+            DataEffect::Send { peer, message, .. } => {
+                let spoken = self.peers.get(peer).and_then(|p| p.version);
+                message.since() <= spoken.unwrap_or(PROTOCOL_OLDEST)
+            }
+            _ => true,
+        });
+        effects
     }
 
     /// A session with a peer began.
     pub fn peer_up(&mut self, peer: Origin, session: u64) {
         let heard_ms = self.listened_ms;
-        self.peers.insert(peer, Peer { session, heard_ms, ..Peer::default() });
-        let hello = PeerMessage::Hello(self.hello());
+        let greeting = self.versions.greeting(peer);
+        self.peers.insert(peer, Peer { session, greeting, heard_ms, ..Peer::default() });
+        let hello = PeerMessage::Hello(self.hello(greeting));
         self.effects.push(DataEffect::Send { peer, session, message: hello });
     }
 
@@ -262,7 +286,7 @@ impl DataNode {
 
     /// A batch of frames. Commit afterwards.
     pub fn batch(&mut self, from: Origin, session: u64, bytes: &[u8]) {
-        let current = |p: &&mut Peer| p.session == session && p.greeted;
+        let current = |p: &&mut Peer| p.session == session && p.version.is_some();
         let Some(peer) = self.peers.get_mut(&from).filter(current) else {
             return;
         };
@@ -361,7 +385,7 @@ impl DataNode {
     /// peers that are up, or nobody is up: the tailer may tell Postgres to forget it.
     #[must_use]
     pub fn is_safe_elsewhere(&self, vectors: &[VersionVector]) -> bool {
-        let up: Vec<_> = self.peers.values().filter(|p| p.greeted).collect();
+        let up: Vec<_> = self.peers.values().filter(|p| p.version.is_some()).collect();
         let has = |p: &&Peer| {
             p.vectors.len() == vectors.len()
                 && p.vectors.iter().zip(vectors).all(|(theirs, ours)| theirs.dominates(ours))
@@ -372,7 +396,7 @@ impl DataNode {
     /// Whether this region has what its peers had when their sessions began.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        let mut greeted = self.peers.values().filter(|p| p.greeted).peekable();
+        let mut greeted = self.peers.values().filter(|p| p.version.is_some()).peekable();
         let alone = self.config.peers.is_empty();
         (alone || greeted.peek().is_some())
             && greeted.all(|p| p.target.is_none() && !p.vectors.is_empty())
@@ -395,9 +419,9 @@ impl DataNode {
         &self.upstreams
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, version: u16) -> Hello {
         Hello {
-            version: PROTOCOL_VERSION,
+            version,
             cluster: self.config.cluster.clone(),
             origin: self.engine.stage().me(),
             partitions: self.engine.stage().partitions(),
@@ -405,12 +429,20 @@ impl DataNode {
     }
 
     fn greet(&mut self, from: Origin, hello: &Hello) -> Result<(), String> {
-        hello.check(&self.hello())?;
+        hello.check(&self.hello(hello.version))?;
         if hello.origin != from {
             return Err(format!("peer {from} claims ordinal {}", hello.origin));
         }
+        let spoken = self.versions.agree(from, hello.version)?;
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.greeted = true;
+            peer.version = Some(spoken);
+            // It was upgraded, and was greeted as what it had been.
+            if peer.greeting < spoken {
+                peer.greeting = spoken;
+                let session = peer.session;
+                let message = PeerMessage::Hello(self.hello(spoken));
+                self.effects.push(DataEffect::Send { peer: from, session, message });
+            }
         }
         self.reroute(None);
         Ok(())
@@ -530,14 +562,14 @@ impl DataNode {
         let physical_ms = stage.clock().physical().as_ms();
         for (peer, state) in &self.peers {
             let (peer, session) = (*peer, state.session);
-            if state.greeted {
+            if state.version.is_some() {
                 let watermark = Watermark { vectors: vectors.clone(), now, physical_ms };
                 let message = PeerMessage::Watermark(watermark);
                 self.effects.push(DataEffect::Send { peer, session, message });
             }
             // Only who has heard our greeting sends watermarks: perhaps it was lost on the way.
             if state.vectors.is_empty() {
-                let message = PeerMessage::Hello(self.hello());
+                let message = PeerMessage::Hello(self.hello(state.greeting));
                 self.effects.push(DataEffect::Send { peer, session, message });
             }
         }
@@ -677,7 +709,7 @@ impl DataNode {
             };
             (*peer, view)
         };
-        let up = self.peers.iter().filter(|(_, p)| p.greeted).map(view).collect();
+        let up = self.peers.iter().filter(|(_, p)| p.version.is_some()).map(view).collect();
         self.upstreams = self.router.route(self.listened_ms, me, &self.origins, &mine, &up);
         for (peer, origins) in self.upstreams.clone() {
             let Some(state) = self.peers.get_mut(&peer) else { continue };

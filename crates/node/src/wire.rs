@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::PIECE_BYTES;
 
-/// A message of the control lane.
+/// A message of the control lane. The order of the kinds never changes; new ones come last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerMessage {
     /// The first message of a session, both ways.
@@ -46,14 +46,44 @@ impl PeerMessage {
         control::encode(self)
     }
 
-    /// Reads a message.
+    /// Reads a message. None if it is of a kind that this build does not know: a newer peer may
+    /// say such things, and they are skipped.
     ///
     /// # Errors
     /// [`Malformed`] when it is none.
-    pub fn decode(bytes: &[u8]) -> Result<PeerMessage, Malformed> {
-        control::decode(bytes)
+    pub fn decode(bytes: &[u8]) -> Result<Option<PeerMessage>, Malformed> {
+        let kind = *bytes.first().ok_or(Malformed("empty control message"))?;
+        if (KINDS..=KIND_MAX).contains(&kind) && bytes.len() <= control::MAX_CONTROL_BYTES {
+            return Ok(None);
+        }
+        control::decode(bytes).map(Some)
+    }
+
+    /// The kind's number on the wire.
+    fn kind(&self) -> u8 {
+        match self {
+            PeerMessage::Hello(_) => 0,
+            PeerMessage::Subscribe(_) => 1,
+            PeerMessage::Watermark(_) => 2,
+            PeerMessage::Raft(_) => 3,
+        }
+    }
+
+    /// The protocol that brought the kind: a peer that speaks an older one is not sent it.
+    #[must_use]
+    pub fn since(&self) -> u16 {
+        match self.kind() {
+            0..=3 => 1,
+            _ => 2,
+        }
     }
 }
+
+/// How many kinds of messages this build knows.
+const KINDS: u8 = 4;
+
+/// The largest kind that takes one byte (bincode's variable-length integers).
+const KIND_MAX: u8 = 250;
 
 /// The batch goes on in the next piece.
 const MORE: u8 = 1;
@@ -117,6 +147,45 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meridian_clock::VersionVector;
+    use meridian_replication::Vectors;
+
+    /// One of every kind, in the order of the wire.
+    fn every_kind() -> Vec<PeerMessage> {
+        let vectors = Vectors::pack(&[VersionVector::new()]);
+        let (cluster, origin) = ("shop".into(), Origin(1));
+        vec![
+            PeerMessage::Hello(Hello { version: 2, cluster, origin, partitions: 1 }),
+            PeerMessage::Subscribe(Subscribe {
+                number: 1,
+                origins: vec![origin],
+                vectors: vectors.clone(),
+            }),
+            PeerMessage::Watermark(Watermark { vectors, now: 1, physical_ms: 2 }),
+            PeerMessage::Raft(vec![1]),
+        ]
+    }
+
+    #[test]
+    fn kinds_are_numbered_as_they_are_encoded() {
+        let kinds = every_kind();
+        assert_eq!(kinds.len(), usize::from(KINDS));
+        for (number, message) in kinds.into_iter().enumerate() {
+            let bytes = message.encode();
+            assert_eq!((usize::from(bytes[0]), message.kind()), (number, bytes[0]));
+            assert_eq!(PeerMessage::decode(&bytes), Ok(Some(message)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_skipped_and_what_is_wrong_is_not() {
+        assert_eq!(PeerMessage::decode(&[KINDS, 1, 2, 3]), Ok(None));
+        assert_eq!(PeerMessage::decode(&[KIND_MAX]), Ok(None));
+        let too_long = vec![KINDS; control::MAX_CONTROL_BYTES + 1];
+        for wrong in [&[][..], &[0], &[251, 0, 1], &[3, 9], &too_long] {
+            assert!(PeerMessage::decode(wrong).is_err(), "{:?}", &wrong[..wrong.len().min(4)]);
+        }
+    }
 
     #[test]
     fn pieces_come_together_again() {

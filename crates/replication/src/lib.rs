@@ -15,11 +15,13 @@ pub mod repair;
 mod router;
 mod sender;
 mod sketch;
+mod version;
 
 pub use admission::{Admission, admit};
 pub use inbox::{Inbox, InboxEvent, Lenience};
-pub use message::{Batch, Hello, PROTOCOL_VERSION, Subscribe, Vectors, Watermark};
+pub use message::{Batch, Hello, Subscribe, Vectors, Watermark};
 pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
+pub use version::{PROTOCOL_NEWEST, PROTOCOL_OLDEST, Versions};

@@ -41,10 +41,11 @@ fn unpack_vector(entries: &[(u16, u64)]) -> Result<VersionVector, Malformed> {
     Ok(vector)
 }
 
-/// The first message of a session.
+/// The first message of a session. Its layout stays as it is in every version: it is read before
+/// a version is agreed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The protocol that the sender speaks.
+    /// The newest protocol that the sender speaks.
     pub version: u16,
     /// The cluster's name.
     pub cluster: String,
@@ -54,18 +55,12 @@ pub struct Hello {
     pub partitions: u16,
 }
 
-/// The protocol that this build speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
-
 impl Hello {
-    /// Whether two nodes may exchange frames; else why not.
+    /// Whether two nodes may exchange frames, whatever their versions; else why not.
     ///
     /// # Errors
     /// A text for the log of both sides.
     pub fn check(&self, mine: &Hello) -> Result<(), String> {
-        if self.version != mine.version {
-            return Err(format!("peer speaks protocol {}, not {}", self.version, mine.version));
-        }
         if self.cluster != mine.cluster {
             return Err(format!("peer is of cluster {:?}, not {:?}", self.cluster, mine.cluster));
         }

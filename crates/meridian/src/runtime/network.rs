@@ -171,7 +171,11 @@ impl Dispatcher {
 
     async fn control_message(&self, peer: u16, session: SessionId, bytes: &[u8]) -> Result<()> {
         let origin = Origin(peer);
-        match PeerMessage::decode(bytes)? {
+        let Some(message) = PeerMessage::decode(bytes)? else {
+            tracing::debug!(peer, kind = bytes.first(), "a newer peer says what is not known here");
+            return Ok(());
+        };
+        match message {
             PeerMessage::Raft(message) => {
                 // Raft repeats what is lost.
                 let _ = self.control.try_send(ToControl::Raft(peer, message));
