@@ -60,7 +60,10 @@ impl DataDir {
         make_directory(path)?;
         let lock = Arc::new(DirectoryLock::take(path)?);
         match format::read(path)? {
-            Some(found) => format::check(path, &found, identity)?,
+            Some((found, format)) => {
+                format::check(path, &found, identity)?;
+                format::raise(path, identity, format)?;
+            }
             None => {
                 refuse_strange_files(path)?;
                 format::create(path, identity)?;

@@ -11,6 +11,9 @@
 //! ```
 //! The first two lines stay as they are in every later format, so that this build can say that a
 //! directory is newer than itself. The checksum covers all lines above it.
+//!
+//! A directory of an older format is marked with this build's before anything is written to it:
+//! from then on the older build, which could not read what follows, refuses it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -29,8 +32,8 @@ pub(crate) const FORMAT_FILE_NEW: &str = "FORMAT.new";
 
 const TITLE: &str = "meridian data directory";
 
-/// Reads whose directory this is, or nothing if it is not yet anybody's.
-pub(crate) fn read(directory: &Path) -> Result<Option<Identity>, StoreError> {
+/// Reads whose directory this is and in which format, or nothing if it is not yet anybody's.
+pub(crate) fn read(directory: &Path) -> Result<Option<(Identity, u32)>, StoreError> {
     let path = directory.join(FORMAT_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -40,7 +43,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Identity>, StoreError> {
     let mut bytes = Vec::new();
     file.take(SMALL_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(at("reading", &path))?;
     match parse(&bytes) {
-        Ok(identity) => Ok(Some(identity)),
+        Ok(found) => Ok(Some(found)),
         Err(Unreadable::Newer(format)) => Err(StoreError::Refused(format!(
             "data directory {} was written by a newer version of meridian: its format is \
              {format}, this version reads up to {FORMAT}",
@@ -54,7 +57,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Identity>, StoreError> {
     }
 }
 
-/// Makes the directory `identity`'s.
+/// Makes the directory `identity`'s, in this build's format.
 pub(crate) fn create(directory: &Path, identity: &Identity) -> Result<(), StoreError> {
     for name in [&identity.cluster, &identity.region] {
         let sound = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
@@ -62,9 +65,18 @@ pub(crate) fn create(directory: &Path, identity: &Identity) -> Result<(), StoreE
             return Err(StoreError::Refused(format!("{name:?} cannot name a cluster or region")));
         }
     }
+    write(directory, identity, FORMAT)
+}
+
+/// Marks a directory of an older format as one of this build's.
+pub(crate) fn raise(directory: &Path, identity: &Identity, from: u32) -> Result<(), StoreError> {
+    if from < FORMAT { write(directory, identity, FORMAT) } else { Ok(()) }
+}
+
+fn write(directory: &Path, identity: &Identity, format: u32) -> Result<(), StoreError> {
     let (new, path) = (directory.join(FORMAT_FILE_NEW), directory.join(FORMAT_FILE));
     let mut file = File::create(&new).map_err(at("creating", &new))?;
-    file.write_all(render(identity).as_bytes()).map_err(at("writing", &new))?;
+    file.write_all(render(identity, format).as_bytes()).map_err(at("writing", &new))?;
     file.sync_all().map_err(at("syncing", &new))?;
     fs::rename(&new, &path).map_err(at("renaming", &new))?;
     sync_directory(directory)
@@ -93,9 +105,9 @@ pub(crate) fn check(
     )))
 }
 
-fn render(identity: &Identity) -> String {
+fn render(identity: &Identity, format: u32) -> String {
     let mut text = format!(
-        "{TITLE}\nformat {FORMAT}\ncluster {}\nregion {}\nordinal {}\npartitions {}\n",
+        "{TITLE}\nformat {format}\ncluster {}\nregion {}\nordinal {}\npartitions {}\n",
         identity.cluster, identity.region, identity.origin.0, identity.partitions
     );
     let crc = crc32fast::hash(text.as_bytes());
@@ -109,7 +121,7 @@ enum Unreadable {
     Damaged(&'static str),
 }
 
-fn parse(bytes: &[u8]) -> Result<Identity, Unreadable> {
+fn parse(bytes: &[u8]) -> Result<(Identity, u32), Unreadable> {
     use Unreadable::{Damaged, Newer};
     let text = std::str::from_utf8(bytes).map_err(|_| Damaged("not text"))?;
     let mut lines = text.lines();
@@ -124,6 +136,9 @@ fn parse(bytes: &[u8]) -> Result<Identity, Unreadable> {
     if format > FORMAT {
         return Err(Newer(format));
     }
+    if format == 0 {
+        return Err(Damaged("impossible format"));
+    }
     let (cluster, region) = (field("cluster")?.to_owned(), field("region")?.to_owned());
     let (ordinal, partitions) = (number(field("ordinal")?)?, number(field("partitions")?)?);
     let crc = field("crc32")?;
@@ -136,7 +151,7 @@ fn parse(bytes: &[u8]) -> Result<Identity, Unreadable> {
     if usize::from(origin) >= MAX_REGIONS {
         return Err(Damaged("impossible ordinal"));
     }
-    Ok(Identity { cluster, region, origin: Origin(origin), partitions })
+    Ok((Identity { cluster, region, origin: Origin(origin), partitions }, format))
 }
 
 fn number(text: &str) -> Result<u32, Unreadable> {
@@ -155,27 +170,48 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(parse(render(&identity()).as_bytes()), Ok(identity()));
+        assert_eq!(parse(render(&identity(), FORMAT).as_bytes()), Ok((identity(), FORMAT)));
+    }
+
+    /// As version 1 wrote it.
+    #[test]
+    fn the_first_format_is_read() {
+        let text = "meridian data directory\nformat 1\ncluster shop\nregion us-east\nordinal 2\n\
+                    partitions 16\ncrc32 fc430d23\n";
+        assert_eq!(render(&identity(), 1), text);
+        assert_eq!(parse(text.as_bytes()), Ok((identity(), 1)));
+    }
+
+    #[test]
+    fn an_older_build_refuses_a_directory_that_was_raised() {
+        let directory = tempfile::tempdir().unwrap();
+        create(directory.path(), &identity()).unwrap();
+        raise(directory.path(), &identity(), FORMAT).unwrap();
+        assert_eq!(read(directory.path()).unwrap(), Some((identity(), FORMAT)));
+        // What the next format's build does.
+        write(directory.path(), &identity(), FORMAT + 1).unwrap();
+        let refused = read(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains("newer version of meridian"), "{refused}");
     }
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = render(&identity()).replace("format 1", "format 9");
+        let newer = render(&identity(), 9);
         assert_eq!(parse(newer.as_bytes()), Err(Unreadable::Newer(9)));
-        let cut = &render(&identity())[..40];
+        let cut = &render(&identity(), FORMAT)[..40];
         assert!(matches!(parse(cut.as_bytes()), Err(Unreadable::Damaged(_))));
     }
 
     proptest! {
         #[test]
         fn no_flipped_bit_goes_unnoticed(at in 0usize..200, bit in 0u8..8) {
-            let mut bytes = render(&identity()).into_bytes();
+            let mut bytes = render(&identity(), FORMAT).into_bytes();
             prop_assume!(at < bytes.len());
             bytes[at] ^= 1 << bit;
             // The last line break and the case of the checksum's digits carry nothing.
             if parse(&bytes).is_ok() {
                 prop_assert!(at >= bytes.len() - 9);
-                prop_assert_eq!(parse(&bytes), Ok(identity()));
+                prop_assert_eq!(parse(&bytes), Ok((identity(), FORMAT)));
             }
         }
     }

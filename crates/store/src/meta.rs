@@ -68,8 +68,10 @@ impl Meta {
             return Err(Malformed("checkpoint record's checksum does not match"));
         }
         let mut reader = Reader::new(body);
-        if reader.varint()? != FORMAT {
-            return Err(Malformed("checkpoint written by a newer version of meridian"));
+        match reader.varint()? {
+            0 => return Err(Malformed("checkpoint record of no format")),
+            1..=FORMAT => {}
+            _ => return Err(Malformed("checkpoint written by a newer version of meridian")),
         }
         let text = |bytes: &[u8]| {
             String::from_utf8(bytes.to_vec()).map_err(|_| Malformed("name is not UTF-8"))
@@ -106,6 +108,20 @@ fn read_vector(reader: &mut Reader<'_>) -> Result<VersionVector, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        let check = |format: u64| {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, format);
+            let crc = crc32fast::hash(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            Meta::decode(&bytes).unwrap_err().to_string()
+        };
+        assert!(check(FORMAT + 1).contains("newer version"));
+        assert!(!check(FORMAT).contains("newer version"), "cut short");
+        assert!(check(0).contains("no format"));
+    }
 
     #[test]
     fn round_trip_and_damage() {

@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub lags: BTreeMap<u16, PeerLag>,
     /// Whom this region asks for whose frames.
     pub upstreams: BTreeMap<u16, Vec<u16>>,
+    /// The protocol that is spoken with each peer.
+    pub protocols: BTreeMap<u16, u16>,
     /// How often a second way was taken while the first had a session.
     pub detours: u64,
     /// State repairs: counts since the start.
@@ -104,6 +106,7 @@ impl Snapshot {
             residue: partitions.map(|p| stage.partition(p).residue() as u64).sum(),
             lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
+            protocols: node.protocols().map(|(peer, version)| (peer.0, version)).collect(),
             detours: node.detours(),
             repairs: node.repairs().counts(),
             repairs_outstanding: node.repairs().outstanding(),

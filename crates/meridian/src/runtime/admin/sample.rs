@@ -139,6 +139,7 @@ fn snapshot() -> Snapshot {
             (2, PeerLag::default()),
         ]),
         upstreams: BTreeMap::from([(1, vec![1, 2])]),
+        protocols: BTreeMap::from([(1, 2)]),
         detours: 6,
         repairs: RepairCounts { begun: 3, completed: 2, ..RepairCounts::default() },
         repairs_outstanding: 1,

@@ -143,6 +143,7 @@ fn peers(facts: &Facts) -> Value {
         json!({
             "origin": peer.ordinal,
             "connected": peer.is_connected(),
+            "protocol": snapshot.and_then(|s| s.protocols.get(&peer.ordinal)),
             "address": peer.remote.map(|address| address.to_string()),
             "rtt_ms": peer.rtt.map(|rtt| rtt.as_micros() as f64 / 1e3),
             "lag_ms": lag.map(|lag| lag.behind_ms),
@@ -252,6 +253,7 @@ mod tests {
         check(&document, "/peers/eu-central/connected", json!(true));
         check(&document, "/peers/eu-central/rtt_ms", json!(80.25));
         check(&document, "/peers/eu-central/lag_ms", json!(45));
+        check(&document, "/peers/eu-central/protocol", json!(2));
         check(&document, "/peers/eu-central/unacknowledged_ms", json!(90));
         check(&document, "/peers/eu-central/backlog_bytes", json!(4096));
         check(&document, "/peers/eu-central/clock_offset_ms", json!(-12));
