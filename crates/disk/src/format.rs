@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! meridian data directory
-//! format 1
+//! format 2
 //! cluster shop
 //! region us-east
 //! ordinal 0

@@ -7,7 +7,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 << 10;
 pub(crate) const READ_BYTES_MIN: usize = 64 << 10;
 
 /// Format of the directory that this build writes. Older ones are read, newer ones refused.
-pub(crate) const FORMAT: u32 = 1;
+///
+/// 1. Frames in the log.
+/// 2. State repairs too.
+pub(crate) const FORMAT: u32 = 2;
 
 /// The longest cluster or region name that is accepted.
 pub(crate) const NAME_BYTES_MAX: usize = 255;

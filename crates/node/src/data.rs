@@ -7,8 +7,8 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader};
 use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
 use meridian_replication::{
-    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_OLDEST, PeerView, RelayPlan, Router,
-    Subscribe, Upstreams, Vectors, Versions, Watermark,
+    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_OLDEST, PeerView, REPAIR_SINCE, RelayPlan,
+    Router, Subscribe, Upstreams, Vectors, Versions, Watermark,
 };
 
 use crate::{
@@ -637,7 +637,7 @@ impl DataNode {
         if self.repairs.outstanding() > 0 {
             let mine = stage.vectors();
             self.repairs.tick(stage, now_ms, |peer, number| {
-                let state = peers.get(&peer).filter(|p| p.greeted);
+                let state = peers.get(&peer).filter(|p| p.version >= Some(REPAIR_SINCE));
                 let place = usize::from(number);
                 match (state.and_then(|p| p.vectors.get(place)), mine.get(place)) {
                     (Some(theirs), Some(mine)) => !mine.dominates(theirs),

@@ -17,6 +17,8 @@ pub struct Shipper {
     senders: BTreeMap<Origin, (u64, Sender)>,
     /// What each configured peer has acknowledged; nothing, until it says so.
     acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
+    /// The newest protocol that each peer speaks, as it said last.
+    spoken: BTreeMap<Origin, u16>,
 }
 
 impl Shipper {
@@ -25,7 +27,13 @@ impl Shipper {
     pub fn new(partitions: u16, marks: Vec<LogMark>, peers: &[Origin]) -> Shipper {
         let nothing = vec![VersionVector::new(); usize::from(partitions)];
         let acknowledged = peers.iter().map(|p| (*p, nothing.clone())).collect();
-        Shipper { partitions, marks, senders: BTreeMap::new(), acknowledged }
+        Shipper {
+            partitions,
+            marks,
+            senders: BTreeMap::new(),
+            spoken: BTreeMap::new(),
+            acknowledged,
+        }
     }
 
     /// A peer asks for frames.
@@ -43,6 +51,11 @@ impl Shipper {
         sender.subscribe(request, self.partitions, &self.marks)
     }
 
+    /// A peer has greeted: the newest protocol that it speaks.
+    pub fn greeted(&mut self, peer: Origin, newest: u16) {
+        self.spoken.insert(peer, newest);
+    }
+
     /// A peer's session is over.
     pub fn peer_down(&mut self, peer: Origin, session: u64) {
         if self.senders.get(&peer).is_some_and(|(current, _)| *current == session) {
@@ -56,10 +69,14 @@ impl Shipper {
     }
 
     /// What peers must be told: in these partitions the log does not lead on from where they stand.
+    /// Peers that speak an older protocol get nothing from before, and nothing is said to them.
     pub fn take_messages(&mut self) -> Vec<(Origin, u64, PeerMessage)> {
+        let spoken = &self.spoken;
         let broken = |(peer, (session, sender)): (&Origin, &mut (u64, Sender))| {
             let (number, partitions) = sender.take_broken()?;
-            Some((*peer, *session, PeerMessage::Behind { number, partitions }))
+            let message = PeerMessage::Behind { number, partitions };
+            let understood = spoken.get(peer).is_none_or(|newest| message.since() <= *newest);
+            understood.then_some((*peer, *session, message))
         };
         self.senders.iter_mut().filter_map(broken).collect()
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meridian_clock::Origin;
 use meridian_codec::{Malformed, control};
 use meridian_replication::{
-    Hello, Subscribe, Watermark, limits::MAX_BATCH_BYTES, repair::RepairMessage,
+    Hello, PROTOCOL_OLDEST, REPAIR_SINCE, Subscribe, Watermark, limits::MAX_BATCH_BYTES,
+    repair::RepairMessage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,28 +60,22 @@ impl PeerMessage {
         control::decode(bytes).map(Some)
     }
 
-    /// The kind's number on the wire.
-    fn kind(&self) -> u8 {
-        match self {
-            PeerMessage::Hello(_) => 0,
-            PeerMessage::Subscribe(_) => 1,
-            PeerMessage::Watermark(_) => 2,
-            PeerMessage::Raft(_) => 3,
-        }
-    }
-
     /// The protocol that brought the kind: a peer that speaks an older one is not sent it.
     #[must_use]
     pub fn since(&self) -> u16 {
-        match self.kind() {
-            0..=3 => 1,
-            _ => 2,
+        // A new kind also counts in KINDS, and in the test that encodes one of every kind.
+        match self {
+            PeerMessage::Hello(_)
+            | PeerMessage::Subscribe(_)
+            | PeerMessage::Watermark(_)
+            | PeerMessage::Raft(_) => PROTOCOL_OLDEST,
+            PeerMessage::Behind { .. } | PeerMessage::Repair(_) => REPAIR_SINCE,
         }
     }
 }
 
 /// How many kinds of messages this build knows.
-const KINDS: u8 = 4;
+const KINDS: u8 = 6;
 
 /// The largest kind that takes one byte (bincode's variable-length integers).
 const KIND_MAX: u8 = 250;
@@ -163,6 +158,8 @@ mod tests {
             }),
             PeerMessage::Watermark(Watermark { vectors, now: 1, physical_ms: 2 }),
             PeerMessage::Raft(vec![1]),
+            PeerMessage::Behind { number: 1, partitions: vec![0] },
+            PeerMessage::Repair(RepairMessage::Close { number: 1 }),
         ]
     }
 
@@ -172,7 +169,7 @@ mod tests {
         assert_eq!(kinds.len(), usize::from(KINDS));
         for (number, message) in kinds.into_iter().enumerate() {
             let bytes = message.encode();
-            assert_eq!((usize::from(bytes[0]), message.kind()), (number, bytes[0]));
+            assert_eq!(usize::from(bytes[0]), number);
             assert_eq!(PeerMessage::decode(&bytes), Ok(Some(message)));
         }
     }

@@ -144,12 +144,14 @@ impl Region {
                     self.node.batch(from, 1, &batch);
                 }
             }
-            Said::Message(bytes) => match PeerMessage::decode(bytes).unwrap() {
-                PeerMessage::Subscribe(request) => {
-                    self.shipper.subscribe(from, 1, &request).unwrap();
+            Said::Message(bytes) => {
+                match PeerMessage::decode(bytes).unwrap().expect("a known kind") {
+                    PeerMessage::Subscribe(request) => {
+                        self.shipper.subscribe(from, 1, &request).unwrap();
+                    }
+                    message => self.node.message(from, 1, message),
                 }
-                message => self.node.message(from, 1, message),
-            },
+            }
         }
         self.commit();
     }

@@ -24,4 +24,4 @@ pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
-pub use version::{PROTOCOL_NEWEST, PROTOCOL_OLDEST, Versions};
+pub use version::{PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions};

@@ -79,9 +79,9 @@ fn a_newer_format_is_refused_and_a_damaged_one_named() {
     drop(open(directory.path()).unwrap());
     let path = directory.path().join("FORMAT");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("format 1", "format 2")).unwrap();
+    std::fs::write(&path, text.replace("format 2", "format 99")).unwrap();
     let why = refusal(open(directory.path()));
-    assert!(why.contains("newer") && why.contains("format is 2"), "{why}");
+    assert!(why.contains("newer") && why.contains("format is 99"), "{why}");
     std::fs::write(&path, text.replace("us-east", "us-yeast")).unwrap();
     match open(directory.path()) {
         Err(StoreError::Corrupt { file, .. }) => assert_eq!(file, path.display().to_string()),

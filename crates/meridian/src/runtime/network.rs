@@ -34,6 +34,8 @@ use super::{
 pub enum ToShipper {
     /// A peer asks for frames.
     Subscribe(Origin, u64, Subscribe),
+    /// A peer has greeted, and speaks protocols up to this.
+    Greeted(Origin, u16),
     /// Some peer's lane has room again.
     Writable,
     /// A session is over.
@@ -185,6 +187,9 @@ impl Dispatcher {
                 self.tell_shipper(ToShipper::Subscribe(origin, session.0, request)).await
             }
             message => {
+                if let PeerMessage::Hello(hello) = &message {
+                    self.tell_shipper(ToShipper::Greeted(origin, hello.version)).await?;
+                }
                 if let PeerMessage::Watermark(watermark) = &message {
                     let vectors = watermark.vectors.unpack(self.partitions)?;
                     self.tell_shipper(ToShipper::Acknowledged(origin, vectors)).await?;
@@ -280,6 +285,7 @@ impl ShipperTask {
                     self.mesh.disconnect(peer.0, SessionId(session));
                 }
             }
+            ToShipper::Greeted(peer, newest) => self.shipper.greeted(peer, newest),
             ToShipper::Writable => {}
             ToShipper::PeerDown(peer, session) => {
                 self.waiting.remove(&peer);
