@@ -45,6 +45,17 @@ pub struct Opened {
 }
 
 impl DataDir {
+    /// Whose directory this is.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it is nobody's, [`StoreError::Corrupt`] when that cannot be told
+    /// any more, [`StoreError::Io`].
+    pub fn identity(path: &Path) -> Result<Identity, StoreError> {
+        format::read(path)?.ok_or_else(|| {
+            StoreError::Refused(format!("{} is no data directory of meridian", path.display()))
+        })
+    }
+
     /// Opens the directory of the node that is `identity`, or makes it. The log that is returned
     /// is sound from the checkpoint's position on, and durable.
     ///

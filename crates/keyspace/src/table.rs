@@ -86,6 +86,12 @@ impl SlotTable {
         self.objects.iter().map(|(key, object)| (key.as_bytes(), object))
     }
 
+    /// Whether nothing has changed since the digest was last taken, so that it costs nothing.
+    #[must_use]
+    pub fn is_digest_known(&self) -> bool {
+        self.digest.is_some()
+    }
+
     /// A digest of all that is held: equal in two regions that have applied the same operations.
     pub fn digest(&mut self) -> u64 {
         if let Some(digest) = self.digest {

@@ -2,6 +2,8 @@
 
 mod validity;
 
+pub(crate) use validity::days_since_1970;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

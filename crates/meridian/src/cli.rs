@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use crate::backup::instant;
 use crate::config::AppendFsync;
 
 const EXAMPLES: &str = "\
@@ -47,6 +48,12 @@ pub enum Command {
     /// Kill, freeze and start regions of a cluster that `meridian up` runs.
     #[command(after_help = REGION_EXAMPLES)]
     Region(RegionArgs),
+    /// Take, list, verify and prune backups of a region.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup(BackupArgs),
+    /// Make a region's directory out of backups, as it was at any instant that they cover.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore(RestoreArgs),
     /// Make and inspect the cluster's certificates.
     #[command(after_help = CERT_EXAMPLES)]
     Cert(CertArgs),
@@ -270,6 +277,106 @@ pub enum RegionAction {
         /// The region.
         name: String,
     },
+}
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  meridian backup create /backups/us-east --node 127.0.0.1:7380   of a running node, by itself
+  meridian backup create /backups/us-east --data /var/lib/meridian/us-east/data   of a stopped one
+  meridian backup list /backups/us-east          what there is, and which instants it restores
+  meridian backup verify /backups/us-east        read the newest back as a node would
+  meridian backup prune /backups/us-east --keep 28
+
+A directory holds any number of backups of one region. What an earlier one holds is not copied
+again, and the log between two backups is stored whole: any instant from the oldest backup on can be
+restored. `backup:` in the topology takes them by schedule.";
+
+/// Backups.
+#[derive(Args, Clone, Debug)]
+pub struct BackupArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: BackupAction,
+}
+
+/// What can be done with backups.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BackupAction {
+    /// Take one.
+    #[command(group = ArgGroup::new("source").required(true).args(["node", "data"]))]
+    Create {
+        /// Directory of backups; of the node's host when a node takes it.
+        directory: PathBuf,
+        /// Admin port of a running node of this host, which takes it itself.
+        #[arg(long, value_name = "HOST:PORT")]
+        node: Option<String>,
+        /// Data directory of a node that does not run.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// List them, and which instants they restore.
+    List {
+        /// Directory of backups.
+        directory: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read one back: every checksum, then the recovery that nodes start with, then digests.
+    Verify {
+        /// Directory of backups.
+        directory: PathBuf,
+        /// Which one [default: the newest].
+        #[arg(long, value_name = "ID", conflicts_with = "all")]
+        backup: Option<String>,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Remove old ones, and what none of the others needs.
+    Prune {
+        /// Directory of backups.
+        directory: PathBuf,
+        /// How many of the newest stay.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        keep: u64,
+    },
+}
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  meridian restore /backups/us-east --to /var/lib/meridian/us-east/data --ordinal 7
+  meridian restore /backups/us-east --to DIR --ordinal 7 --at 2026-11-21T11:30:00Z
+  meridian restore /backups/us-east --to DIR --ordinal 0 --cluster shop-copy --region us-east
+
+A restored region takes an ordinal that was never used: its old self may have shown others what the
+backup does not hold. In the same cluster it then gets from the others all that was written since,
+so going back in time needs a cluster of its own (--cluster): restore each of its regions from the
+same backups and to the same instant.";
+
+/// A restore.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// Directory of backups.
+    pub directory: PathBuf,
+    /// The data directory to make; not there yet, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// The region's new ordinal, never used before in its cluster.
+    #[arg(long, value_name = "N")]
+    pub ordinal: u16,
+    /// As it was at this instant (2026-11-21T11:30:00Z) [default: as the newest backup ends].
+    #[arg(long, value_name = "TIME", value_parser = instant::parse)]
+    pub at: Option<u64>,
+    /// From this backup alone.
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<String>,
+    /// The region's name [default: as in the backup].
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// The name of a new cluster [default: as in the backup].
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
 }
 
 const CERT_EXAMPLES: &str = "\

@@ -21,14 +21,45 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Orders over the admin port carry this header: a web page cannot make a browser send it without
+/// asking the port first, which says no.
+pub const ORDER_HEADER: &str = "x-meridian-order";
+
+/// Posts an order to `path` of `server`; the whole exchange may take as long as `patience`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post(
+    server: SocketAddr,
+    path: &str,
+    body: &str,
+    patience: Duration,
+) -> Result<Answer> {
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n{ORDER_HEADER}: 1\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(server, path, &request, patience).await
+}
+
 /// Gets `path` from `server`; the whole exchange may take as long as `patience`.
 ///
 /// # Errors
 /// When there is no answer in time, or it cannot be understood.
 pub async fn get(server: SocketAddr, path: &str, patience: Duration) -> Result<Answer> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    exchange(server, path, &request, patience).await
+}
+
+async fn exchange(
+    server: SocketAddr,
+    path: &str,
+    request: &str,
+    patience: Duration,
+) -> Result<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer).await?;

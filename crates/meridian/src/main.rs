@@ -1,10 +1,12 @@
 //! The meridian command: reads the command line and does what it says.
 
+mod backup;
 mod cert;
 mod cli;
 mod config;
 mod http;
 mod logging;
+mod restore;
 mod runtime;
 mod status;
 mod up;
@@ -39,6 +41,8 @@ fn run(command: Command) -> Result<()> {
         Command::Status(args) => status::run(&args),
         Command::Wan(args) => up::client::wan(&args),
         Command::Region(args) => up::client::region(&args),
+        Command::Backup(args) => backup::run(args),
+        Command::Restore(args) => restore::run(args),
         Command::Cert(args) => cert::run(&args),
         Command::Config(args) => configuration(args.action),
     }

@@ -88,6 +88,12 @@ impl Repository {
         Repository::lock(path, FlockOperation::NonBlockingLockShared)
     }
 
+    /// Whether a directory is one of backups.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        path.join(MARKER).is_file()
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

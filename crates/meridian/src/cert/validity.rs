@@ -112,7 +112,7 @@ fn read_time(text: &str, is_short: bool) -> Option<SystemTime> {
 }
 
 /// Howard Hinnant's `days_from_civil`, for years from 1970 on.
-fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+pub(crate) fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }

@@ -38,6 +38,7 @@ impl ClusterFile {
         self.check_dns()?;
         self.check_distances()?;
         self.replication.check()?;
+        self.backup.as_ref().map_or(Ok(()), super::backup::BackupSection::check)?;
         self.check_storage()?;
         ensure!(self.limits.max_clients >= CLIENTS_MIN, "limits.max_clients: at least one");
         self.check_names("failover.priority", &self.failover.priority)?;

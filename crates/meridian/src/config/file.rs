@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::backup::BackupSection;
 use super::replication::ReplicationSection;
 use super::size::Size;
 
@@ -43,6 +44,9 @@ pub struct ClusterFile {
     /// Durability and disk.
     #[serde(default)]
     pub storage: Storage,
+    /// When regions back themselves up; never by themselves if not given.
+    #[serde(default)]
+    pub backup: Option<BackupSection>,
     /// Bounds of a node.
     #[serde(default)]
     pub limits: Limits,

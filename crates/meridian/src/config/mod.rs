@@ -5,11 +5,13 @@
 //! on the command line goes before the environment (`MERIDIAN_*`), that before the file, and the
 //! file before the defaults.
 
+mod backup;
 mod check;
 mod file;
 mod node;
 mod parts;
 mod paths;
+mod period;
 mod replication;
 mod secret;
 mod size;

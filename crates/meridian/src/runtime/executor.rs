@@ -21,6 +21,7 @@ use mio::{Events, Poll, Token};
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    backups::mark_of,
     clients::Clients,
     inbound::{Acknowledgement, Checks, ToExecutor},
     limits::{COMMIT_BYTES, EVENTS_PER_POLL, IDLE_WAKE, MESSAGES_PER_TURN},
@@ -207,6 +208,17 @@ impl Executor {
                 // What has been executed in this turn is in the batch: it must be in the log.
                 self.commit()?;
                 let _ = reply.send((batch, self.log.end()));
+            }
+            ToExecutor::Digest(slots, reply) => {
+                for slot in slots {
+                    self.node.engine_mut().stage_mut().slot_digest(slot);
+                }
+                let _ = reply.send(());
+            }
+            ToExecutor::Mark(reply) => {
+                self.commit()?;
+                let end = self.log.end();
+                let _ = reply.send(mark_of(self.node.engine_mut().stage_mut(), end));
             }
             ToExecutor::BeginMirror(stream, reply) => {
                 self.mirrored.clear();

@@ -30,6 +30,10 @@ pub enum ToExecutor {
     Batch(Origin, u64, Vec<u8>),
     /// Read these elements as they stand.
     Export(Portion, std::sync::mpsc::SyncSender<(CheckpointBatch, LogPosition)>),
+    /// Take the digests of these slots, so that they are known.
+    Digest(std::ops::Range<u16>, std::sync::mpsc::SyncSender<()>),
+    /// Tell a backup where the log ends and what there is.
+    Mark(std::sync::mpsc::SyncSender<meridian_disk::Mark>),
     /// A tailer begins: where?
     BeginMirror(String, oneshot::Sender<StreamPosition>),
     /// A batch of the tailer.

@@ -62,3 +62,22 @@ pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// INFO's section on the regions is renewed this often.
 pub const INFO_EVERY: Duration = Duration::from_secs(1);
+
+/// Backups look this often whether one is due.
+pub const BACKUP_LOOK: Duration = Duration::from_secs(1);
+
+/// After a backup or a check of one that failed, the schedule waits at least this long.
+pub const BACKUP_RETRY: Duration = Duration::from_secs(60);
+
+/// Answers about backups that are kept for whoever ordered them.
+pub const BACKUP_ANSWERS: usize = 16;
+
+/// Slots whose digests are taken in one go before a backup, so that commands wait only briefly.
+pub const BACKUP_WARM_SLOTS: usize = 64;
+
+/// A backup's mark takes digests of slots that changed since of up to so many keys; the others are
+/// not compared when the backup is read back.
+pub const MARK_OBJECTS: usize = 20_000;
+
+/// A backup that waits for longer than this for the log to be synced is given up.
+pub const MARK_PATIENCE: Duration = Duration::from_secs(30);

@@ -4,12 +4,14 @@
 //! executor thread   sockets, commands, merges, commits          (executor.rs, clients.rs)
 //! sync thread       makes the log durable                        (sync.rs)
 //! checkpoint thread writes what changed to RocksDB               (checkpointer.rs)
+//! backup thread     takes backups, on order and by schedule      (backups.rs)
 //! tokio             mesh, shipper, control plane, DNS, Postgres, admin port
 //! ```
 //! Each of them ends the process when its storage fails: what has not left is recovered from
 //! disk, and nothing else may be trusted after a failed write.
 
 mod admin;
+mod backups;
 mod capture;
 mod checkpointer;
 mod clients;
@@ -41,9 +43,12 @@ use mio::{Interest, Poll, Waker};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::NodeConfig;
-use executor::{Executor, LISTENER, Parts, WAKER, unix_us};
+use executor::{Executor, LISTENER, Parts, WAKER};
 use network::{Dispatcher, ExecutorHandle, ShipperTask};
 use shared::Shared;
+
+pub use backups::Schedule;
+pub use executor::unix_us;
 
 /// The control group's log within a region's data directory.
 const CONTROL_LOG: &str = "control.log";
@@ -225,6 +230,19 @@ impl Node {
         };
 
         let tailer: capture::SharedStatus = Arc::default();
+        let schedule = config.backup_schedule();
+        let (backup_desk, orders, board) = backups::desk(schedule.as_ref());
+        let backups = backups::Backups {
+            directory: config.data_dir(),
+            identity: config.identity(),
+            checkpoint: opened.checkpoint.clone(),
+            reader: opened.reader.clone(),
+            executor: handle.clone(),
+            shared: Arc::clone(&shared),
+            schedule,
+            orders,
+            board,
+        };
         let admin = admin::Admin {
             region: config.region.clone(),
             cluster: config.cluster.clone(),
@@ -237,6 +255,7 @@ impl Node {
             backlog,
             reader: opened.reader.clone(),
             checkpoint: opened.checkpoint.clone(),
+            backups: backup_desk,
             started,
         };
         let mut tasks: Vec<(&'static str, Task)> = vec![
@@ -269,6 +288,7 @@ impl Node {
         let threads: Vec<(&'static str, Thread)> = vec![
             ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
             ("checkpoint", Box::new(move || checkpointer.run())),
+            ("backup", Box::new(move || backups.run())),
         ];
         Ok(Node { executor, handle, tasks, threads, syncer: last_syncer, _dns: dns })
     }

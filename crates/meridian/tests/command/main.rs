@@ -1,5 +1,6 @@
 //! The meridian command as a user runs it: real processes, signals, sockets and files.
 
+mod backup;
 mod certificates;
 mod cluster;
 mod configuration;

@@ -67,6 +67,8 @@ pub struct Topology {
     pub file: PathBuf,
     /// Redis ports in the order of the file.
     pub redis: [SocketAddr; 3],
+    /// Admin ports in the order of the file.
+    pub admin: [SocketAddr; 3],
 }
 
 /// Writes a topology into a directory. Round trips are short; timings are the defaults.
@@ -108,7 +110,7 @@ pub fn topology(directory: &Path) -> Topology {
     }
     let file = directory.join("regions.yaml");
     std::fs::write(&file, text).expect("the topology is written");
-    Topology { file, redis }
+    Topology { file, redis, admin }
 }
 
 /// A running `meridian up`; killed when dropped, and its nodes end with it.

@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::{Admin, process::Process};
 use crate::runtime::{
-    executor::unix_us, inbound::ToExecutor, network::ExecutorHandle, plane::View,
-    snapshot::Snapshot,
+    backups::State as Backups, executor::unix_us, inbound::ToExecutor, network::ExecutorHandle,
+    plane::View, snapshot::Snapshot,
 };
 
 /// A node at one moment.
@@ -57,6 +57,8 @@ pub struct Facts {
     pub turns: Durations,
     /// Syncs of the log.
     pub syncs: Durations,
+    /// Backups.
+    pub backups: Backups,
     /// The process, as the system sees it.
     pub process: Process,
 }
@@ -155,6 +157,7 @@ impl Facts {
             },
             turns: durations(shared.turn_seconds.read()),
             syncs: durations(shared.sync_seconds.read()),
+            backups: admin.backups.board.read(),
             process: Process::read(),
         }
     }

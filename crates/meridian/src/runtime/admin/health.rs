@@ -1,13 +1,16 @@
 //! Whether this node is well, in words: what load balancers, orchestrators and people ask first.
 
+use std::time::Duration;
+
 use meridian_cdc::WalStatus;
 use meridian_failover::Level;
 use meridian_postgres::State;
 
 use super::{
     facts::Facts,
-    limits::{CDC_LAG_BYTES, LOG_PRESSURE},
+    limits::{BACKUP_PATIENCE, CDC_LAG_BYTES, LOG_PRESSURE},
 };
+use crate::backup::instant;
 
 /// A level, and why it is not better.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,7 @@ pub fn assess(facts: &Facts) -> Verdict {
     }
     peers(facts, &mut verdict);
     storage(facts, &mut verdict);
+    backups(facts, &mut verdict);
     tailer(facts, &mut verdict);
     verdict
 }
@@ -77,6 +81,34 @@ fn storage(facts: &Facts, verdict: &mut Verdict) {
     }
     if facts.checkpoint.stalled {
         verdict.add(Level::Degraded, "RocksDB holds writes back until compaction has caught up");
+    }
+}
+
+fn backups(facts: &Facts, verdict: &mut Verdict) {
+    let state = &facts.backups;
+    if let Some(error) = &state.backup_error {
+        verdict.add(Level::Degraded, format!("the last backup has failed: {error}"));
+    }
+    if let Some(error) = &state.verify_error {
+        verdict.add(Level::Degraded, format!("the last backup that was read back: {error}"));
+    }
+    let late = |since_ms: u64, every: Option<Duration>| {
+        let patience = every.map(|every| every.saturating_mul(BACKUP_PATIENCE));
+        // A node that has just been started gets the time that it needs for the first.
+        let age = Duration::from_millis((facts.now_us / 1000).saturating_sub(since_ms));
+        patience.is_some_and(|patience| age > patience && facts.uptime > patience)
+    };
+    for (what, since_ms, every) in [
+        ("good backup", state.good_ms, state.every),
+        ("backup that was read back", state.verified_ms, state.verify_every),
+    ] {
+        if late(since_ms, every) {
+            let when = match since_ms {
+                0 => "never was".to_owned(),
+                ms => format!("is from {}", instant::show(ms)),
+            };
+            verdict.add(Level::Degraded, format!("the last {what} {when}"));
+        }
     }
 }
 
@@ -188,6 +220,40 @@ mod tests {
                 "RocksDB holds writes back until compaction has caught up",
             ],
         );
+    }
+
+    #[test]
+    fn backups_that_do_not_come_are_noticed() {
+        check(
+            |facts| {
+                facts.backups.backup_error = Some("no space left on device".to_owned());
+                facts.backups.verify_error = Some("backup a is damaged".to_owned());
+            },
+            Level::Degraded,
+            &[
+                "the last backup has failed: no space left on device",
+                "the last backup that was read back: backup a is damaged",
+            ],
+        );
+        let late = |facts: &mut Facts| {
+            facts.uptime = Duration::from_secs(10_000);
+            facts.backups.every = Some(Duration::from_secs(400));
+            facts.backups.verify_every = Some(Duration::from_secs(4_000));
+            facts.backups.verified_ms = 0;
+        };
+        check(
+            late,
+            Level::Degraded,
+            &[
+                "the last good backup is from 2023-11-14T21:56:40.000Z",
+                "the last backup that was read back never was",
+            ],
+        );
+        let started = |facts: &mut Facts| {
+            late(facts);
+            facts.uptime = Duration::from_secs(100);
+        };
+        check(started, Level::Healthy, &[]);
     }
 
     #[test]

@@ -21,3 +21,9 @@ pub const CDC_LAG_BYTES: u64 = 64 << 20;
 /// The log has grown to so many times what retention and checkpoints account for: something
 /// holds it.
 pub const LOG_PRESSURE: u64 = 2;
+
+/// The longest order that is read, in bytes.
+pub const ORDER_BYTES_MAX: usize = 16 << 10;
+
+/// The last good backup or check may be so many times as old as the schedule's period.
+pub const BACKUP_PATIENCE: u32 = 2;

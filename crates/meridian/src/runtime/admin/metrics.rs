@@ -3,6 +3,7 @@
 //! Names end in their unit. A metric that has no value at present keeps its description. What each
 //! one means is said once, here, and `docs/metrics.md` is compared with it.
 
+mod backup;
 mod capture;
 mod control;
 mod data;
@@ -44,6 +45,7 @@ impl Collector for Exporter {
         data::export(&self.0, &mut out)?;
         mesh::export(&self.0, &mut out)?;
         storage::export(&self.0, &mut out)?;
+        backup::export(&self.0, &mut out)?;
         control::export(&self.0, &mut out)?;
         capture::export(&self.0, &mut out)
     }

@@ -1,6 +1,6 @@
 //! The admin port: health, metrics and status over HTTP, and a page for people.
 //!
-//! It only reads, and it answers when nothing else does: what the executor does not tell in time
+//! It only reads, but for orders that come from this host (`orders.rs`), and it answers when nothing else does: what the executor does not tell in time
 //! is left out, and its silence is what `/healthz` reports.
 
 mod facts;
@@ -8,6 +8,7 @@ mod health;
 mod limits;
 mod listener;
 mod metrics;
+mod orders;
 mod page;
 mod process;
 #[cfg(test)]
@@ -39,19 +40,26 @@ use meridian_mesh::MeshHandle;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::{capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane, shared::Shared};
+use super::{
+    backups::BackupDesk, capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane,
+    shared::Shared,
+};
 use crate::config::{ClusterFile, Region};
 use facts::{Desk, Facts};
 use listener::BoundedListener;
 
 /// The paths, and what they tell.
-const PATHS: [(&str, &str); 5] = [
+const PATHS: [(&str, &str); 6] = [
     ("/", "a page that shows the cluster as this node sees it"),
     ("/healthz", "healthy, degraded (both 200) or unhealthy (503), with reasons; ?plain for text"),
     ("/readyz", "200 once the node has started"),
     ("/status", "everything about this node as JSON"),
     ("/metrics", "for Prometheus"),
+    ("/backup", "how backups are going; POST from this host orders one"),
 ];
+
+/// Where orders are taken.
+const ORDERS: &str = "/backup";
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -80,6 +88,8 @@ pub struct Admin {
     pub reader: LogReader,
     /// RocksDB.
     pub checkpoint: Checkpoint,
+    /// Backups.
+    pub backups: BackupDesk,
     /// When the node was started.
     pub started: Instant,
 }
@@ -107,7 +117,8 @@ impl Admin {
     async fn serve(self, listener: TcpListener) -> Result<()> {
         let listener = BoundedListener::new(listener, limits::CONNECTIONS, limits::IDLE);
         let port = Arc::new(Port::new(self));
-        axum::serve(listener, router(port)).await.context("serving the admin port")
+        let service = router(port).into_make_service_with_connect_info::<orders::Caller>();
+        axum::serve(listener, service).await.context("serving the admin port")
     }
 }
 
@@ -132,6 +143,7 @@ fn router(port: Arc<Port>) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status_json))
         .route("/metrics", get(prometheus))
+        .route(ORDERS, get(orders::show).post(orders::order))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&port), bound))
         .with_state(port)
@@ -139,7 +151,8 @@ fn router(port: Arc<Port>) -> Router {
 
 /// Sends callers away when there are too many, and those who want to change something.
 async fn bound(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let is_order = *request.method() == Method::POST && request.uri().path() == ORDERS;
+    if !is_order && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD")];
         return (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response();
     }

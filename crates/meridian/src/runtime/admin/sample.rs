@@ -19,7 +19,12 @@ use super::{
     facts::{Counters, Durations, Facts, Log},
     process::Process,
 };
-use crate::runtime::{plane::View, shared::Histogram, snapshot::Snapshot};
+use crate::runtime::{
+    backups::{Counts, State as Backups},
+    plane::View,
+    shared::Histogram,
+    snapshot::Snapshot,
+};
 
 /// us-east in a cluster of three, primary, with ap-southeast down.
 pub fn facts() -> Facts {
@@ -75,6 +80,13 @@ pub fn facts() -> Facts {
         },
         turns: durations(&[30, 30, 700]),
         syncs: durations(&[1_500, 2_000_000]),
+        backups: Backups {
+            good_ms: 1_699_999_000_000,
+            verified_ms: 1_699_990_000_000,
+            counts: Counts { taken: 3, failed: 1, sound: 2, unsound: 0 },
+            copied: 5 << 20,
+            ..Backups::default()
+        },
         process: Process {
             cpu_s: 12.5,
             resident_bytes: 150 << 20,

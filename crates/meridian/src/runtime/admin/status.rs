@@ -55,6 +55,14 @@ pub fn document(facts: &Facts) -> Value {
             "segments": log.segments,
             "checkpoint": log.checkpoint.0,
         },
+        "backup": {
+            "last_good_ms": (facts.backups.good_ms > 0).then_some(facts.backups.good_ms),
+            "last_verified_ms":
+                (facts.backups.verified_ms > 0).then_some(facts.backups.verified_ms),
+            "running": facts.backups.running.is_some(),
+            "error": facts.backups.backup_error,
+            "verify_error": facts.backups.verify_error,
+        },
         "cdc": facts.tailer.as_ref().map(|status| cdc(status, facts.now_us)),
         "memory_bytes": facts.process.resident_bytes,
         "cpu_s": facts.process.cpu_s,

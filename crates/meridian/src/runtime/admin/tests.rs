@@ -107,6 +107,7 @@ async fn parts() -> Parts {
         backlog: Arc::default(),
         reader: opened.reader,
         checkpoint: opened.checkpoint,
+        backups: crate::runtime::backups::desk(None).0,
         started: Instant::now(),
     };
     Parts {
@@ -173,6 +174,9 @@ async fn every_path_answers_as_it_says() {
     let (code, head, _) = ask(address, "POST", "/status").await;
     assert_eq!(code, 405);
     assert!(head.contains("allow: get, head"), "{head}");
+    let (code, _, body) = ask(address, "POST", "/backup").await;
+    assert_eq!(code, 403);
+    assert!(body.contains("x-meridian-order"), "{body}");
     let (code, _, body) = ask(address, "GET", "/metrics").await;
     assert_eq!(code, 200);
     assert!(body.contains("\nmeridian_keys 42\n"), "{body}");
