@@ -80,6 +80,17 @@ impl Repository {
         Ok(repository)
     }
 
+    /// All backups in a directory, the oldest first, whoever changes it meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it is no directory of backups, [`StoreError::Io`].
+    pub fn list(path: &Path) -> Result<Vec<Listed>, StoreError> {
+        check_marker(path)?;
+        let lock = path.join(MARKER);
+        let unlocked = File::open(&lock).map_err(at("opening", &lock))?;
+        Repository { path: path.to_owned(), _lock: unlocked }.backups()
+    }
+
     /// Opens a directory beside others that only read it.
     ///
     /// # Errors
@@ -298,26 +309,7 @@ impl Repository {
     }
 
     fn lock(path: &Path, operation: FlockOperation) -> Result<Repository, StoreError> {
-        let marker = path.join(MARKER);
-        let text = File::open(&marker).and_then(|file| {
-            let mut text = String::new();
-            file.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut text)?;
-            Ok(text)
-        });
-        match text {
-            Ok(text) if text == MARKER_TEXT => {}
-            Ok(_) => {
-                return Err(StoreError::Refused(format!(
-                    "{} does not say that this is a directory of backups in a format that this \
-                     version knows",
-                    marker.display()
-                )));
-            }
-            Err(_) => {
-                let here = path.display();
-                return Err(StoreError::Refused(format!("{here} is no directory of backups")));
-            }
-        }
+        check_marker(path)?;
         let lock = path.join(LOCK);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -363,6 +355,27 @@ impl Repository {
             }
         }
         Ok(())
+    }
+}
+
+fn check_marker(path: &Path) -> Result<(), StoreError> {
+    let marker = path.join(MARKER);
+    let text = File::open(&marker).and_then(|file| {
+        let mut text = String::new();
+        file.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    });
+    match text {
+        Ok(text) if text == MARKER_TEXT => Ok(()),
+        Ok(_) => Err(StoreError::Refused(format!(
+            "{} does not say that this is a directory of backups in a format that this version \
+             knows",
+            marker.display()
+        ))),
+        Err(_) => {
+            let here = path.display();
+            Err(StoreError::Refused(format!("{here} is no directory of backups")))
+        }
     }
 }
 

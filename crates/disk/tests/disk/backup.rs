@@ -365,6 +365,7 @@ fn a_directory_of_backups_is_told_from_others_and_used_by_one() {
     let repository = Repository::open_or_create(&place.backups).unwrap();
     assert!(refusal(Repository::open(&place.backups)).contains("in use"));
     assert!(refusal(Repository::read(&place.backups)).contains("in use"));
+    assert!(Repository::list(&place.backups).unwrap().is_empty(), "looking is always allowed");
     drop(repository);
     let reader = Repository::read(&place.backups).unwrap();
     let _second = Repository::read(&place.backups).expect("readers share it");

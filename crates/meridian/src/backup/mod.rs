@@ -120,9 +120,8 @@ fn earliest_ms(manifest: &Manifest) -> u64 {
 }
 
 fn list(directory: &Path, as_json: bool) -> Result<()> {
-    let repository = Repository::read(directory)?;
+    let listed = Repository::list(directory)?;
     let mut out = std::io::stdout().lock();
-    let listed = repository.backups()?;
     if as_json {
         let all: Vec<Value> = listed.iter().map(|l| describe(&l.id, &l.manifest)).collect();
         return writeln!(out, "{:#}", Value::from(all)).context("writing");

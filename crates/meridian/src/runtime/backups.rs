@@ -250,9 +250,9 @@ impl Backups {
     /// What earlier runs of the node left counts as taken.
     fn remember(&self) {
         let Some(schedule) = &self.schedule else { return };
-        let Ok(repository) = Repository::read(&schedule.directory) else { return };
-        let newest = repository.manifests().ok().and_then(|all| all.last().map(|m| m.created_ms));
-        self.board.state().good_ms = newest.unwrap_or(0);
+        let listed = Repository::list(&schedule.directory).unwrap_or_default();
+        let newest = listed.iter().filter_map(|listed| listed.manifest.as_ref().ok()).last();
+        self.board.state().good_ms = newest.map_or(0, |manifest| manifest.created_ms);
     }
 
     fn back_up(&self, number: u64, directory: &Path, keep: Option<usize>) {
