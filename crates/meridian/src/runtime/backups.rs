@@ -102,7 +102,7 @@ pub struct State {
     /// Why the last check failed, unless one went well since.
     pub verify_error: Option<String>,
     /// The last number that was given to an order.
-    number: u64,
+    pub number: u64,
 }
 
 /// Counts of outcomes.

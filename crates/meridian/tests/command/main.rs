@@ -1,4 +1,5 @@
 //! The meridian command as a user runs it: real processes, signals, sockets and files.
+#![allow(clippy::unwrap_used)]
 
 mod backup;
 mod certificates;
