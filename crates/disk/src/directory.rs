@@ -51,7 +51,8 @@ impl DataDir {
     /// [`StoreError::Refused`] when it is nobody's, [`StoreError::Corrupt`] when that cannot be told
     /// any more, [`StoreError::Io`].
     pub fn identity(path: &Path) -> Result<Identity, StoreError> {
-        format::read(path)?.ok_or_else(|| {
+        let found = format::read(path)?.map(|(identity, _)| identity);
+        found.ok_or_else(|| {
             StoreError::Refused(format!("{} is no data directory of meridian", path.display()))
         })
     }
