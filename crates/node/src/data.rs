@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meridian_cdc::{Batch as CdcBatch, Change, Position};
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader};
+use meridian_crdt::ElementKey;
 use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
 use meridian_replication::{
     Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_OLDEST, PeerView, REPAIR_SINCE, RelayPlan,
@@ -14,8 +15,8 @@ use meridian_replication::{
 use crate::{
     lag::LagMeter,
     limits::{
-        RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX,
-        SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
+        MAX_DIVERGENT_NAMES, RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS,
+        STALLED_AFTER_MS_MAX, SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
     },
     repair::{Repaired, Repairs},
     wire::PeerMessage,
@@ -28,6 +29,8 @@ pub struct DataConfig {
     pub cluster: String,
     /// The other regions.
     pub peers: Vec<Origin>,
+    /// A partition is compared with another region's this often, in milliseconds; 0 is never.
+    pub scrub_every_ms: u64,
     /// Rules that are off, for tests of the tests.
     pub ablations: Ablations,
 }
@@ -59,6 +62,18 @@ pub enum DataEffect {
         origin: Origin,
         /// Where.
         partition: u16,
+    },
+    /// Elements differed from another region's although both had seen the same. They hold now what
+    /// either held.
+    Diverged {
+        /// Whose.
+        peer: Origin,
+        /// Where.
+        partition: u16,
+        /// Some of their keys.
+        keys: Vec<Vec<u8>>,
+        /// How many elements.
+        count: usize,
     },
 }
 
@@ -128,6 +143,7 @@ pub struct DataNode {
     ticked_ms: Option<u64>,
     repairs: Repairs,
     now_ms: u64,
+    scrub_due_ms: u64,
     watermark_due_ms: u64,
     route_due_ms: u64,
     resubscribe_due_ms: u64,
@@ -166,6 +182,7 @@ impl DataNode {
             ticked_ms: None,
             repairs: Repairs::default(),
             now_ms: 0,
+            scrub_due_ms: 0,
             watermark_due_ms: 0,
             route_due_ms: 0,
             resubscribe_due_ms: 0,
@@ -331,6 +348,12 @@ impl DataNode {
         } else if now_ms >= self.route_due_ms {
             self.route_due_ms = now_ms + ROUTE_EVERY_MS;
             self.reroute(None);
+        }
+        if self.config.scrub_every_ms > 0 && now_ms >= self.scrub_due_ms {
+            self.scrub_due_ms = now_ms + self.config.scrub_every_ms;
+            let greeted = self.peers.iter().filter(|(_, p)| p.greeted).map(|(o, _)| *o);
+            let peers: Vec<Origin> = greeted.collect();
+            self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }
         if primary && now_ms >= self.sweep_due_ms {
             self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
@@ -652,7 +675,8 @@ impl DataNode {
         if self.repairs.is_active() {
             let durable = self.engine.durable_vectors().to_vec();
             let repaired = self.repairs.work(self.engine.stage_mut(), &durable, now_ms);
-            for Repaired { partition, donor, parts } in repaired {
+            for Repaired { partition, donor, parts, divergent } in repaired {
+                self.tell_divergent(donor, partition, &divergent);
                 let applied =
                     self.engine.apply_repair(&parts).map_err(|e| e.to_string()).and_then(|()| {
                         let vector = &self.engine.stage().partition(partition).vector;
@@ -672,6 +696,14 @@ impl DataNode {
                 let (session, message) = (state.session, PeerMessage::Repair(message));
                 self.effects.push(DataEffect::Send { peer, session, message });
             }
+        }
+    }
+
+    fn tell_divergent(&mut self, peer: Origin, partition: u16, names: &[(Box<[u8]>, ElementKey)]) {
+        if !names.is_empty() {
+            let some = names.iter().take(MAX_DIVERGENT_NAMES).map(|(key, _)| key.to_vec());
+            let (keys, count) = (some.collect(), names.len());
+            self.effects.push(DataEffect::Diverged { peer, partition, keys, count });
         }
     }
 

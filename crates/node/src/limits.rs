@@ -79,3 +79,9 @@ const _: () = assert!(
     MAX_REPAIR_BYTES as usize * 3 / 2 < meridian_store::MAX_ENTRY_BYTES,
     "a repair with the names of what is absent must fit a log entry"
 );
+
+/// The most differences that are remembered from one scrub of a partition to the next.
+pub const MAX_SCRUB_DIFFERENCES: usize = 4096;
+
+/// The most elements that a scrub names in one go.
+pub const MAX_DIVERGENT_NAMES: usize = 16;

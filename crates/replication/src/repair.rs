@@ -94,6 +94,8 @@ pub enum RepairMessage {
         seed: u64,
         /// What the receiver has seen.
         vector: PackedVector,
+        /// Only what lasts counts: for a comparison between regions that have seen the same.
+        lasting: bool,
     },
     /// Donor: what it holds.
     Offer {

@@ -33,6 +33,8 @@ const HELP: &[&str] = &[
     "    Return a digest of all data: equal in regions that hold the same.",
     "DIGEST SLOTS",
     "    Return the digest of every slot that holds something.",
+    "DIGEST PREFIX <prefix>",
+    "    Return the digest of the keys that begin so, and their number.",
     "DIGEST KEY <key>",
     "    Return the digest of one key.",
     "REGIONS",
@@ -78,6 +80,16 @@ fn digest(call: &mut Call<'_>, args: &[&[u8]]) {
                 call.reply.integer(i64::from(slot));
                 call.reply.bulk(hex(digest).as_bytes());
             }
+        }
+        [word, prefix] if word.eq_ignore_ascii_case(b"prefix") => {
+            let all = (0..SLOTS).flat_map(|slot| call.stage.table(slot).iter());
+            let of = all.filter(|(key, _)| key.starts_with(prefix));
+            let (sum, count) = of.fold((0u64, 0i64), |(sum, count), (key, object)| {
+                (sum.wrapping_add(object_digest(key, object)), count + 1)
+            });
+            call.reply.array(2);
+            call.reply.bulk(hex(sum).as_bytes());
+            call.reply.integer(count);
         }
         [word, key] if word.eq_ignore_ascii_case(b"key") => {
             let digest = call.stage.object(key).map_or(0, |object| object_digest(key, object));

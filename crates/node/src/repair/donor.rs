@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use meridian_clock::VersionVector;
 use meridian_codec::Malformed;
-use meridian_crdt::{ElementKey, Stored, decode_stored, encode_cell};
+use meridian_crdt::ElementKey;
 use meridian_keyspace::{Frozen, Stage};
 use meridian_replication::{
     Coder, Symbol,
@@ -13,7 +13,7 @@ use meridian_replication::{
 };
 use meridian_store::RepairElement;
 
-use super::{is_news, slots_in, slots_of};
+use super::{is_news, lasting_form, slots_in, slots_of};
 use crate::limits::{REPAIR_SAMPLE, REPAIR_WHOLE_SHARE};
 
 /// One element that the frozen partition holds.
@@ -31,6 +31,8 @@ pub struct Donation {
     number: u64,
     partition: u16,
     seed: u64,
+    /// Only what lasts counts.
+    lasting: bool,
     /// What the receiver had seen.
     theirs: VersionVector,
     /// Slots that are still to be looked at.
@@ -62,20 +64,30 @@ struct Queue {
     complete: bool,
 }
 
+/// What a receiver asks for.
+#[derive(Debug)]
+pub struct Asked {
+    /// Which of its repairs.
+    pub number: u64,
+    /// The partition.
+    pub partition: u16,
+    /// Keys the items.
+    pub seed: u64,
+    /// What it has seen.
+    pub theirs: VersionVector,
+    /// Only what lasts counts.
+    pub lasting: bool,
+}
+
 impl Donation {
     /// Begins; the partition has just been frozen.
-    pub fn new(
-        number: u64,
-        partition: u16,
-        seed: u64,
-        theirs: VersionVector,
-        stage: &Stage,
-        now_ms: u64,
-    ) -> Donation {
+    pub fn new(asked: Asked, stage: &Stage, now_ms: u64) -> Donation {
+        let Asked { number, partition, seed, theirs, lasting } = asked;
         Donation {
             number,
             partition,
             seed,
+            lasting,
             theirs,
             slots: slots_of(stage, partition),
             held: Vec::new(),
@@ -177,16 +189,16 @@ impl Donation {
         let group = group_of(slot, slots_in(stage));
         let (seed, theirs) = (self.seed, &self.theirs);
         let (held, sums, sampled) = (&mut self.held, &mut self.sums, &mut self.sampled);
-        let without_residue = stage.ablations().repair_without_residue;
+        let strips = self.lasting || stage.ablations().repair_without_residue;
         let mut name = Vec::new();
         stage.each_stored(slot, |key, place, value| {
             name.clear();
             place.encode(&mut name);
-            let item = if without_residue {
-                item_of(seed, key, &name, &strip(place, value))
-            } else {
-                item_of(seed, key, &name, value)
-            };
+            let stripped = if strips { lasting_form(key, place, value) } else { None };
+            if strips && stripped.is_none() {
+                return;
+            }
+            let item = item_of(seed, key, &name, stripped.as_deref().unwrap_or(value));
             if held.len().is_multiple_of(REPAIR_SAMPLE) {
                 sampled.0 += 1;
                 sampled.1 += u64::from(is_news(place, value, theirs));
@@ -202,7 +214,7 @@ impl Donation {
         let items = self.held.len() as u64;
         let news = items * self.sampled.1 / self.sampled.0.max(1);
         let nothing = self.theirs.iter().next().is_none();
-        self.whole = nothing || news * REPAIR_WHOLE_SHARE > items;
+        self.whole = !self.lasting && (nothing || news * REPAIR_WHOLE_SHARE > items);
         self.answers.push(RepairMessage::Offer {
             number: self.number,
             vector: PackedVector::pack(frozen.vector()),
@@ -268,7 +280,7 @@ impl Donation {
         let held = &self.held[index];
         let Some(mut value) = stage.stored(&held.key, &held.place) else { return };
         if stage.ablations().repair_without_residue {
-            value = strip(&held.place, &value);
+            value = lasting_form(&held.key, &held.place, &value).unwrap_or_default();
         }
         let mut element = Vec::new();
         held.place.encode(&mut element);
@@ -294,17 +306,5 @@ impl Donation {
             let last = last && pieces.peek().is_none();
             self.answers.push(RepairMessage::Elements { number, bytes, last });
         }
-    }
-}
-
-/// For a test of the tests: an element without its empty counter rows.
-fn strip(place: &ElementKey, value: &[u8]) -> Vec<u8> {
-    match decode_stored(place, value) {
-        Ok(Stored::Cell(cell)) => {
-            let mut out = Vec::new();
-            encode_cell(&mut out, &cell, false);
-            out
-        }
-        _ => value.to_vec(),
     }
 }

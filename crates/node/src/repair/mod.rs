@@ -8,20 +8,22 @@
 
 mod donor;
 mod receiver;
+mod scrub;
 
 use std::collections::BTreeMap;
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
-use meridian_crdt::{ElementKey, Row, Stored, decode_stored};
-use meridian_keyspace::{SLOTS, Stage};
+use meridian_crdt::{ElementKey, Row, Stored, decode_stored, encode_cell};
+use meridian_keyspace::{CHECK_PREFIX, SLOTS, Stage};
 use meridian_replication::repair::{Refusal, RepairMessage};
 
 use crate::limits::{
     MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, REPAIR_PATIENCE_MS, REPAIR_SCAN_ELEMENTS,
 };
-use donor::Donation;
-use receiver::Receipt;
+use donor::{Asked, Donation};
+use receiver::{Name, Receipt};
+use scrub::Scrubs;
 
 /// What is said to whom. The shell picks the lane.
 pub type Said = (Origin, RepairMessage);
@@ -64,6 +66,12 @@ pub struct RepairCounts {
     pub served: u64,
     /// Bytes sent for them.
     pub sent_bytes: u64,
+    /// Scrubs that were carried through: partitions compared with another region's.
+    pub scrubbed: u64,
+    /// Scrubs that could not say anything: too much was on its way, or the other side was busy.
+    pub scrubs_inconclusive: u64,
+    /// Elements that differed although both regions had seen the same.
+    pub divergent: u64,
 }
 
 /// A repair that is wanted and not yet begun.
@@ -80,6 +88,7 @@ pub struct Repairs {
     wanted: BTreeMap<u16, Wish>,
     receiving: BTreeMap<u16, Receipt>,
     donating: BTreeMap<(Origin, u64), Donation>,
+    scrubs: Scrubs,
     number: u64,
     said: Vec<Said>,
     counts: RepairCounts,
@@ -94,6 +103,8 @@ pub struct Repaired {
     pub donor: Origin,
     /// The parts of the repair, encoded; to be applied in one commit.
     pub parts: Vec<Vec<u8>>,
+    /// Found by a scrub: elements that differed although both regions had seen the same.
+    pub divergent: Vec<Name>,
 }
 
 impl Repairs {
@@ -125,7 +136,7 @@ impl Repairs {
     /// Whether anything is going on, on either side.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        !self.receiving.is_empty() || !self.donating.is_empty()
+        !self.receiving.is_empty() || !self.donating.is_empty() || self.scrubs.current().is_some()
     }
 
     /// Whether there is work to do without anything arriving.
@@ -133,6 +144,7 @@ impl Repairs {
     pub fn has_work(&self) -> bool {
         self.receiving.values().any(Receipt::has_work)
             || self.donating.values().any(Donation::has_work)
+            || self.scrubs.current().is_some_and(Receipt::has_work)
     }
 
     /// Counts since the start.
@@ -158,6 +170,9 @@ impl Repairs {
         for partition in lost {
             self.give_up(partition, now_ms);
         }
+        if self.scrubs.current().is_some_and(|r| r.donor() == peer) {
+            self.end_scrub();
+        }
         self.wanted.retain(|_, wish| wish.donor != peer);
         let over: Vec<_> = self.donating.keys().filter(|(p, _)| *p == peer).copied().collect();
         for place in over {
@@ -181,6 +196,11 @@ impl Repairs {
             .collect();
         for partition in late {
             self.give_up(partition, now_ms);
+        }
+        let stuck = |r: &Receipt| now_ms >= r.heard_ms() + REPAIR_PATIENCE_MS;
+        if self.scrubs.current().is_some_and(stuck) {
+            self.end_scrub();
+            self.counts.scrubs_inconclusive += 1;
         }
         let forgotten: Vec<_> = self
             .donating
@@ -260,8 +280,9 @@ impl Repairs {
             self.counts.equal += u64::from(receipt.is_equal());
             self.counts.received_elements += receipt.received();
             let (donor, parts) = (receipt.donor(), receipt.into_parts(stage));
-            repaired.push(Repaired { partition, donor, parts });
+            repaired.push(Repaired { partition, donor, parts, divergent: Vec::new() });
         }
+        repaired.extend(self.work_scrub(stage, &mut budget));
         repaired
     }
 
@@ -281,11 +302,11 @@ impl Repairs {
         }
         let place = (from, message.number());
         match message {
-            RepairMessage::Open { number, partition, seed, vector } => {
+            RepairMessage::Open { number, partition, seed, vector, lasting } => {
                 if partition >= stage.partitions() {
                     return Err(Malformed("repair of a partition that does not exist"));
                 }
-                let vector = vector.unpack()?;
+                let theirs = vector.unpack()?;
                 let taken = self.donating.len() >= MAX_DONATIONS
                     || self.donating.contains_key(&place)
                     || stage.frozen(partition).is_some();
@@ -296,7 +317,8 @@ impl Repairs {
                 }
                 stage.freeze(partition);
                 self.counts.served += 1;
-                let donation = Donation::new(number, partition, seed, vector, stage, now_ms);
+                let asked = Asked { number, partition, seed, theirs, lasting };
+                let donation = Donation::new(asked, stage, now_ms);
                 self.donating.insert(place, donation);
             }
             RepairMessage::Close { .. } => self.end_donation(stage, place),
@@ -320,8 +342,16 @@ impl Repairs {
         now_ms: u64,
     ) -> Result<(), Malformed> {
         let number = message.number();
-        let found = self.receiving.values_mut().find(|r| r.number() == number && r.donor() == from);
-        let Some(receipt) = found else {
+        let is_it = |r: &&mut Receipt| r.number() == number && r.donor() == from;
+        if let Some(receipt) = self.scrubs.current_mut().filter(is_it) {
+            if let RepairMessage::Refuse { .. } = message {
+                self.end_scrub();
+                self.counts.scrubs_inconclusive += 1;
+                return Ok(());
+            }
+            return receipt.answered(stage, message, now_ms);
+        }
+        let Some(receipt) = self.receiving.values_mut().find(|r| is_it(&r)) else {
             return Ok(());
         };
         if let RepairMessage::Refuse { .. } = message {
@@ -338,7 +368,7 @@ impl Repairs {
     fn begin(&mut self, stage: &Stage, partition: u16, donor: Origin, now_ms: u64) {
         self.number += 1;
         self.counts.begun += 1;
-        let (receipt, open) = Receipt::open(self.number, partition, donor, stage, now_ms);
+        let (receipt, open) = Receipt::open(self.number, partition, donor, false, stage, now_ms);
         self.receiving.insert(partition, receipt);
         self.said.push((donor, open));
     }
@@ -380,4 +410,21 @@ fn is_news(place: &ElementKey, value: &[u8], seen: &VersionVector) -> bool {
         Ok(Stored::Deadlines(deadlines)) => deadlines.iter().any(|(dot, _)| !seen.covers(*dot)),
         Err(_) => true,
     }
+}
+
+/// What lasts of an element: without empty counter rows, which regions drop at different times.
+/// None for what has nothing else, and for the keys of the end-to-end checks.
+fn lasting_form(key: &[u8], place: &ElementKey, value: &[u8]) -> Option<Vec<u8>> {
+    if key.starts_with(CHECK_PREFIX) {
+        return None;
+    }
+    let Ok(Stored::Cell(cell)) = decode_stored(place, value) else {
+        return Some(value.to_vec());
+    };
+    let holds = cell.regs().next().is_some() || cell.rows().iter().any(Row::is_live);
+    holds.then(|| {
+        let mut out = Vec::new();
+        encode_cell(&mut out, &cell, false);
+        out
+    })
 }

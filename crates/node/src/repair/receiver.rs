@@ -13,7 +13,7 @@ use meridian_replication::{
 };
 use meridian_store::{MAX_FRAME_BYTES, RepairElement, RepairHeader};
 
-use super::{RepairProgress, is_news, slots_in, slots_of};
+use super::{RepairProgress, is_news, lasting_form, slots_in, slots_of};
 use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES, REPAIR_SAMPLE};
 
 /// One element that is held here.
@@ -23,6 +23,9 @@ struct Own {
     key: Box<[u8]>,
     place: ElementKey,
 }
+
+/// A key and an element of it.
+pub type Name = (Box<[u8]>, ElementKey);
 
 /// What the donor holds.
 #[derive(Debug)]
@@ -34,6 +37,19 @@ struct Offer {
     whole: bool,
 }
 
+/// What a scrub has found.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison<'r> {
+    /// Elements that are in this state only here, and their items.
+    pub only_here: &'r BTreeMap<Name, u64>,
+    /// Items of elements that are in that state only there.
+    pub only_there: &'r [u64],
+    /// What had been seen here before and after the own elements were looked at.
+    pub looked: &'r [VersionVector; 2],
+    /// What had been seen there.
+    pub theirs: &'r VersionVector,
+}
+
 /// How far it is.
 #[derive(Debug)]
 enum Phase {
@@ -43,6 +59,8 @@ enum Phase {
     Looking,
     /// Symbols are to come.
     Comparing(Box<Decoder>, u64),
+    /// It is known what differs; a scrub looks at that before it goes on.
+    Compared,
     /// Elements are to come.
     Fetching,
     /// All is here.
@@ -56,6 +74,8 @@ pub struct Receipt {
     partition: u16,
     donor: Origin,
     seed: u64,
+    /// It only looks whether two regions that have seen the same hold the same.
+    scrub: bool,
     phase: Phase,
     offer: Option<Offer>,
     /// Slots that are still to be looked at.
@@ -64,8 +84,12 @@ pub struct Receipt {
     sums: Vec<u64>,
     /// Symbols that came before they could be used.
     early: Vec<(u64, u64, Vec<Symbol>)>,
-    /// Elements that are held here and not there, as far as is known.
-    only_here: BTreeMap<(Box<[u8]>, ElementKey), ()>,
+    /// Elements that are held here and not there, as far as is known, and their items.
+    only_here: BTreeMap<Name, u64>,
+    /// Items that are held there and not here.
+    only_there: Vec<u64>,
+    /// What had been seen here before and after the own elements were looked at.
+    looked: [VersionVector; 2],
     expected: u64,
     /// The stream's bytes that are not yet a whole element.
     stream: Vec<u8>,
@@ -89,16 +113,20 @@ impl Receipt {
         number: u64,
         partition: u16,
         donor: Origin,
+        scrub: bool,
         stage: &Stage,
         now_ms: u64,
     ) -> (Receipt, RepairMessage) {
-        let seed = item_of(number, b"repair", &partition.to_le_bytes(), &stage.salt());
+        // The items of one scrub are compared with those of the next.
+        let of = if scrub { 0 } else { number };
+        let seed = item_of(of, b"repair", &partition.to_le_bytes(), &stage.salt());
         let vector = PackedVector::pack(&stage.partition(partition).vector);
         let mut receipt = Receipt {
             number,
             partition,
             donor,
             seed,
+            scrub,
             phase: Phase::Asked,
             offer: None,
             slots: slots_of(stage, partition),
@@ -106,6 +134,8 @@ impl Receipt {
             sums: vec![0; GROUPS as usize],
             early: Vec::new(),
             only_here: BTreeMap::new(),
+            only_there: Vec::new(),
+            looked: Default::default(),
             expected: 0,
             stream: Vec::new(),
             bodies: vec![Vec::new()],
@@ -124,7 +154,7 @@ impl Receipt {
                 receipt.look(stage, slot);
             }
         }
-        (receipt, RepairMessage::Open { number, partition, seed, vector })
+        (receipt, RepairMessage::Open { number, partition, seed, vector, lasting: scrub })
     }
 
     /// Which repair.
@@ -157,9 +187,15 @@ impl Receipt {
         self.received
     }
 
+    /// Elements that are in this state only here.
+    pub fn only_here(&self) -> &BTreeMap<Name, u64> {
+        &self.only_here
+    }
+
     /// Whether there is something to do now.
     pub fn has_work(&self) -> bool {
-        matches!(self.phase, Phase::Looking | Phase::Complete) || !self.said.is_empty()
+        matches!(self.phase, Phase::Looking | Phase::Compared | Phase::Complete)
+            || !self.said.is_empty()
     }
 
     /// It cannot be completed and must begin again.
@@ -181,7 +217,7 @@ impl Receipt {
     pub fn progress(&self) -> RepairProgress {
         let phase = match self.phase {
             Phase::Asked => "asked",
-            Phase::Looking | Phase::Comparing(..) => "comparing",
+            Phase::Looking | Phase::Comparing(..) | Phase::Compared => "comparing",
             Phase::Fetching => "fetching",
             Phase::Complete => "applying",
         };
@@ -244,6 +280,10 @@ impl Receipt {
         let (whole, items) = (offer.whole, offer.items);
         self.offer = Some(offer);
         self.phase = Phase::Looking;
+        self.looked[0] = stage.partition(self.partition).vector.clone();
+        if whole && self.scrub {
+            return Err(Malformed("a scrub was offered everything"));
+        }
         if whole {
             self.expected = items;
             self.phase = Phase::Fetching;
@@ -265,6 +305,7 @@ impl Receipt {
                 *budget = budget.saturating_sub(1 + self.own.len() - before);
             }
             if self.slots.is_empty() {
+                self.looked[1] = stage.partition(self.partition).vector.clone();
                 self.looked();
             }
         }
@@ -301,17 +342,16 @@ impl Receipt {
 
     fn look(&mut self, stage: &Stage, slot: u16) {
         let group = group_of(slot, slots_in(stage)) as u8;
-        let without_residue = stage.ablations().repair_without_residue;
+        let strips = self.scrub || stage.ablations().repair_without_residue;
         let mut name = Vec::new();
         for (key, object) in stage.table(slot).iter() {
             let mut note = |place: ElementKey| {
                 name.clear();
                 place.encode(&mut name);
                 let Some(mut value) = encode_stored(object, &place) else { return };
-                if without_residue && let Some(cell) = place.element().and_then(|e| object.cell(e))
-                {
-                    value.clear();
-                    meridian_crdt::encode_cell(&mut value, cell, false);
+                if strips {
+                    let Some(lasting) = lasting_form(key, &place, &value) else { return };
+                    value = lasting;
                 }
                 let item = item_of(self.seed, key, &name, &value);
                 if self.own.len().is_multiple_of(REPAIR_SAMPLE)
@@ -337,7 +377,7 @@ impl Receipt {
         let differ = (0..GROUPS as usize).filter(|g| offer.sums[*g] != self.sums[*g]);
         let groups = differ.fold(0u64, |groups, g| groups | 1 << g);
         if groups == 0 {
-            self.phase = Phase::Complete;
+            self.phase = if self.scrub { Phase::Compared } else { Phase::Complete };
             return;
         }
         let early = std::mem::take(&mut self.early);
@@ -379,23 +419,69 @@ impl Receipt {
         };
         for item in &difference.ours {
             if let Some(own) = self.own.get(item) {
-                self.only_here.insert((own.key.clone(), own.place.clone()), ());
+                self.only_here.insert((own.key.clone(), own.place.clone()), *item);
             }
         }
         self.own.clear();
-        self.expected = difference.theirs.len() as u64;
-        if difference.theirs.is_empty() {
+        self.only_there = difference.theirs;
+        self.phase = Phase::Compared;
+        if !self.scrub {
+            let items = std::mem::take(&mut self.only_there);
+            self.fetch(&items);
+        }
+    }
+
+    /// Asks for these of the donor's elements.
+    pub fn fetch(&mut self, items: &[u64]) {
+        self.expected = items.len() as u64;
+        if items.is_empty() {
             self.phase = Phase::Complete;
             return;
         }
         let number = self.number;
-        let mut chunks = difference.theirs.chunks(MAX_FETCH_ITEMS).peekable();
+        let mut chunks = items.chunks(MAX_FETCH_ITEMS).peekable();
         while let Some(items) = chunks.next() {
             let last = chunks.peek().is_none();
             self.said.push(RepairMessage::Fetch { number, items: items.to_vec(), last });
         }
         self.phase = Phase::Fetching;
         self.grant();
+    }
+
+    /// What a scrub has found, once it has compared.
+    pub fn compared(&self) -> Option<Comparison<'_>> {
+        let offer = self.offer.as_ref().filter(|_| matches!(self.phase, Phase::Compared))?;
+        Some(Comparison {
+            only_here: &self.only_here,
+            only_there: &self.only_there,
+            looked: &self.looked,
+            theirs: &offer.vector,
+        })
+    }
+
+    /// Elements that a scrub has fetched: those that `still` confirms, as a repair that takes
+    /// nothing away and moves no vector.
+    pub fn into_union(
+        mut self,
+        still: impl Fn(&[u8], &ElementKey) -> bool,
+    ) -> (Vec<Vec<u8>>, Vec<Name>) {
+        let mut body = Vec::new();
+        let mut names = Vec::new();
+        for stream in std::mem::take(&mut self.bodies) {
+            let mut reader = Reader::new(&stream);
+            while let Ok(element) = RepairElement::read(&mut reader) {
+                let Ok(place) = ElementKey::decode(element.element) else { continue };
+                if still(element.key, &place) {
+                    element.encode(&mut body);
+                    names.push((element.key.into(), place));
+                }
+            }
+        }
+        let (partition, seen) = (self.partition, VersionVector::new());
+        let mut part = Vec::new();
+        RepairHeader { partition, seen, last: true, union: true }.encode(&mut part);
+        part.extend_from_slice(&body);
+        (vec![part], names)
     }
 
     fn grant(&mut self) {
@@ -426,8 +512,10 @@ impl Receipt {
             if !reader.is_empty() || stage.partition_of(element.key) != self.partition {
                 return Err(Malformed("element that does not belong to the repair"));
             }
-            // Held here in another state: not only here, that is.
-            self.only_here.remove(&(element.key.into(), place));
+            if !self.scrub {
+                // Held here in another state: not only here, that is.
+                self.only_here.remove(&(element.key.into(), place));
+            }
             open_body(&mut self.bodies, length).extend_from_slice(body);
             self.received += 1;
             at += 4 + length;
@@ -460,19 +548,15 @@ fn open_body(bodies: &mut Vec<Vec<u8>>, room: usize) -> &mut Vec<u8> {
 }
 
 /// Elements of a partition that are held here and not among those that came.
-fn absent_after(
-    stage: &Stage,
-    partition: u16,
-    bodies: &[Vec<u8>],
-) -> BTreeMap<(Box<[u8]>, ElementKey), ()> {
+fn absent_after(stage: &Stage, partition: u16, bodies: &[Vec<u8>]) -> BTreeMap<Name, u64> {
     let mut absent = BTreeMap::new();
     for slot in slots_of(stage, partition) {
         for (key, object) in stage.table(slot).iter() {
             object.each(|element, _| {
-                absent.insert((Box::from(key), ElementKey::of(element)), ());
+                absent.insert((Box::from(key), ElementKey::of(element)), 0);
             });
             if !object.deadlines().is_empty() {
-                absent.insert((Box::from(key), ElementKey::Deadlines), ());
+                absent.insert((Box::from(key), ElementKey::Deadlines), 0);
             }
         }
     }

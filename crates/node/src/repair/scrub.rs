@@ -1,0 +1,158 @@
+//! Proof of sameness: at a low rate every partition is compared with another region's. What
+//! differs is mostly on its way. What differs in the same way in three looks, although each side had
+//! by each look seen all that the other had had at the one before, is a fault: memory that lied, a
+//! defect. It is named, and both sides keep what either holds.
+//!
+//! Why that is strict. A written state has dots that nothing else has: if it is unchanged on both
+//! sides from one look to the next, neither has applied an operation on it, and since each has seen
+//! all that the other had seen at the first look, both have applied the same ones. Then the states
+//! must be equal. That something is not held here says less: it may have come and gone. But then an
+//! operation here has removed what is held there; here it had been seen by the second look, so it
+//! has been seen there by the third, and must have removed it there too.
+
+use std::collections::BTreeMap;
+
+use meridian_clock::{Origin, VersionVector};
+use meridian_keyspace::Stage;
+use meridian_replication::repair::RepairMessage;
+
+use super::{Name, Receipt, Repaired, Repairs, receiver::Comparison};
+use crate::limits::MAX_SCRUB_DIFFERENCES;
+
+/// In so many looks in a row a difference must be there.
+const LOOKS: u8 = 3;
+
+/// What the last scrub of a partition against a region found.
+#[derive(Debug, Default)]
+struct Look {
+    only_here: BTreeMap<Name, u64>,
+    /// Items, and in how many looks in a row each was there.
+    only_there: BTreeMap<u64, u8>,
+    /// What had been seen here when the look ended, and there.
+    ours: VersionVector,
+    theirs: VersionVector,
+}
+
+/// The scrub that is under way, and what the last ones found.
+#[derive(Debug, Default)]
+pub struct Scrubs {
+    current: Option<Receipt>,
+    last: BTreeMap<(Origin, u16), Look>,
+    /// Counts the scrubs, to go round all regions and partitions.
+    next: u64,
+}
+
+impl Scrubs {
+    pub fn current(&self) -> Option<&Receipt> {
+        self.current.as_ref()
+    }
+
+    pub fn current_mut(&mut self) -> Option<&mut Receipt> {
+        self.current.as_mut()
+    }
+}
+
+impl Look {
+    /// `before` is the last look, if both sides had by now seen what the other had then.
+    fn of(comparison: &Comparison<'_>, before: Option<&Look>) -> Look {
+        let most = MAX_SCRUB_DIFFERENCES;
+        let count = |item: &u64| {
+            let times = before.and_then(|look| look.only_there.get(item)).copied().unwrap_or(0);
+            (*item, times.saturating_add(1))
+        };
+        Look {
+            only_here: comparison
+                .only_here
+                .iter()
+                .take(most)
+                .map(|(name, item)| (name.clone(), *item))
+                .collect(),
+            only_there: comparison.only_there.iter().take(most).map(count).collect(),
+            ours: comparison.looked[1].clone(),
+            theirs: comparison.theirs.clone(),
+        }
+    }
+
+    /// Items that have been there, and not here, for long enough to be a fault.
+    fn persistent(&self) -> Vec<u64> {
+        let there = self.only_there.iter().filter(|(_, times)| **times >= LOOKS);
+        there.map(|(item, _)| *item).collect()
+    }
+
+    /// Each side has by now seen all that the other had at this look.
+    fn is_settled(&self, now: &Comparison<'_>) -> bool {
+        now.looked[0].dominates(&self.theirs) && now.theirs.dominates(&self.ours)
+    }
+}
+
+impl Repairs {
+    /// Begins the next scrub if none is under way: a partition against one of these regions.
+    pub fn scrub(&mut self, stage: &Stage, peers: &[Origin], now_ms: u64) {
+        if self.scrubs.current.is_some() || peers.is_empty() {
+            return;
+        }
+        let partitions = u64::from(stage.partitions());
+        let peer = peers[(self.scrubs.next / partitions % peers.len() as u64) as usize];
+        let partition = (self.scrubs.next % partitions) as u16;
+        self.scrubs.next += 1;
+        if self.is_wanted(partition) {
+            return;
+        }
+        self.number += 1;
+        let (receipt, open) = Receipt::open(self.number, partition, peer, true, stage, now_ms);
+        self.scrubs.current = Some(receipt);
+        self.said.push((peer, open));
+    }
+
+    pub(super) fn end_scrub(&mut self) {
+        if let Some(receipt) = self.scrubs.current.take() {
+            self.said.push((receipt.donor(), RepairMessage::Close { number: receipt.number() }));
+        }
+    }
+
+    /// A portion of the scrub that is under way. Something, if it has found a fault.
+    pub(super) fn work_scrub(&mut self, stage: &Stage, budget: &mut usize) -> Option<Repaired> {
+        let receipt = self.scrubs.current.as_mut()?;
+        let donor = receipt.donor();
+        let said = receipt.work(stage, budget);
+        self.said.extend(said.into_iter().map(|m| (donor, m)));
+        if receipt.has_failed() {
+            self.end_scrub();
+            self.counts.scrubs_inconclusive += 1;
+            return None;
+        }
+        let place = (donor, receipt.partition());
+        if let Some(comparison) = receipt.compared() {
+            self.counts.scrubbed += 1;
+            let before = self.scrubs.last.get(&place).filter(|l| l.is_settled(&comparison));
+            let look = Look::of(&comparison, before);
+            let there = look.persistent();
+            if there.is_empty() {
+                self.scrubs.last.insert(place, look);
+                self.end_scrub();
+                return None;
+            }
+            // Which elements are they? The look before stays: it says what was here then.
+            receipt.fetch(&there);
+            let said = receipt.work(stage, budget);
+            self.said.extend(said.into_iter().map(|m| (donor, m)));
+            return None;
+        }
+        if !receipt.is_complete() {
+            return None;
+        }
+        let receipt = self.scrubs.current.take()?;
+        self.said.push((donor, RepairMessage::Close { number: receipt.number() }));
+        let before = self.scrubs.last.remove(&place).unwrap_or_default();
+        let now = receipt.only_here().clone();
+        let (parts, divergent) = receipt.into_union(|key, element| {
+            let name = (Box::from(key), element.clone());
+            before.only_here.get(&name) == now.get(&name)
+        });
+        self.counts.divergent += divergent.len() as u64;
+        if divergent.is_empty() {
+            return None;
+        }
+        Some(Repaired { partition: place.1, donor, parts, divergent })
+    }
+}
