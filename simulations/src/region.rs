@@ -26,6 +26,9 @@ pub(crate) const CLUSTER: &str = "simulated";
 /// After this much log a mark is set: small, so that marks matter in short runs.
 const MARK_EVERY_BYTES: u64 = 600;
 
+/// A partition is compared this often, in simulated milliseconds: often, so that short runs see it.
+const SCRUB_EVERY_MS: u64 = 150;
+
 /// What a region must know to start.
 #[derive(Clone, Debug)]
 pub(crate) struct RegionConfig {
@@ -124,6 +127,7 @@ impl Region {
         let data = DataConfig {
             cluster: CLUSTER.into(),
             peers: config.peers.clone(),
+            scrub_every_ms: SCRUB_EVERY_MS,
             ablations: config.stage().ablations,
         };
         let mut node = DataNode::new(engine, data);

@@ -351,8 +351,9 @@ impl DataNode {
         }
         if self.config.scrub_every_ms > 0 && now_ms >= self.scrub_due_ms {
             self.scrub_due_ms = now_ms + self.config.scrub_every_ms;
-            let greeted = self.peers.iter().filter(|(_, p)| p.greeted).map(|(o, _)| *o);
-            let peers: Vec<Origin> = greeted.collect();
+            let can = |p: &Peer| p.version >= Some(REPAIR_SINCE);
+            let able = self.peers.iter().filter(|(_, p)| can(p)).map(|(o, _)| *o);
+            let peers: Vec<Origin> = able.collect();
             self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }
         if primary && now_ms >= self.sweep_due_ms {

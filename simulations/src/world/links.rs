@@ -142,6 +142,13 @@ impl World {
                         "region {place} finds that {peer} broke the rules: {reason}"
                     ));
                 }
+                DataEffect::Diverged { peer, partition, keys, .. } => {
+                    let keys: Vec<_> =
+                        keys.iter().map(|key| String::from_utf8_lossy(key)).collect();
+                    return Err(format!(
+                        "region {place} differs from {peer} in partition {partition}: {keys:?}"
+                    ));
+                }
                 DataEffect::Fork { origin, partition } => {
                     return Err(format!(
                         "region {place}: history of {origin} forks in partition {partition}"

@@ -187,6 +187,8 @@ pub struct Storage {
     /// The most log that is kept for a region that is away. Beyond it the region is brought back by
     /// state repair.
     pub log_limit: Size,
+    /// One partition is compared with another region's this often, in milliseconds; 0 is never.
+    pub scrub_every_ms: u64,
     /// Log after which a checkpoint is written; recovery replays about this much.
     pub checkpoint_trigger: Size,
     /// Length of a log segment.
@@ -345,6 +347,7 @@ impl Default for Storage {
             appendfsync: AppendFsync::default(),
             log_retention: Size(1 << 30),
             log_limit: Size(16 << 30),
+            scrub_every_ms: 10_000,
             checkpoint_trigger: Size(256 << 20),
             log_segment: Size(64 << 20),
             checkpoint_cache: Size(64 << 20),

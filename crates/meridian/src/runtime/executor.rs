@@ -259,6 +259,14 @@ impl Executor {
 
     fn send_effects(&mut self) {
         for effect in self.node.take_effects() {
+            if let DataEffect::Diverged { peer, partition, keys, count } = &effect {
+                let keys: Vec<_> = keys.iter().map(|k| String::from_utf8_lossy(k)).collect();
+                tracing::error!(
+                    %peer, partition, count, ?keys,
+                    "a scrub found what differs although both regions had seen the same; both now \
+                     hold what either held"
+                );
+            }
             if let DataEffect::Fork { origin, partition } = &effect {
                 tracing::error!(%origin, partition, "history forked: its frames are refused");
             }

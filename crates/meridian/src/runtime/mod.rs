@@ -155,6 +155,7 @@ impl Node {
         let data = DataConfig {
             cluster: config.cluster.cluster.clone(),
             peers: peers.clone(),
+            scrub_every_ms: config.cluster.storage.scrub_every_ms,
             ablations: Ablations::default(),
         };
         let limits = &config.cluster.limits;

@@ -314,7 +314,7 @@ impl ShipperTask {
                 tracing::warn!(%peer, reason, "peer broke the rules");
                 self.mesh.disconnect(peer.0, SessionId(session));
             }
-            DataEffect::Fork { .. } => {}
+            DataEffect::Fork { .. } | DataEffect::Diverged { .. } => {}
         }
     }
 

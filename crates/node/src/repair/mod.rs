@@ -351,7 +351,7 @@ impl Repairs {
             }
             return receipt.answered(stage, message, now_ms);
         }
-        let Some(receipt) = self.receiving.values_mut().find(|r| is_it(&r)) else {
+        let Some(receipt) = self.receiving.values_mut().find(is_it) else {
             return Ok(());
         };
         if let RepairMessage::Refuse { .. } = message {

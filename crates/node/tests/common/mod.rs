@@ -47,7 +47,12 @@ impl Region {
         let mut engine = Engine::new(config, data, end);
         engine.set_physical_us(EPOCH_US);
         engine.connect(1, "test".into());
-        let data = DataConfig { cluster: CLUSTER.into(), peers: peers.to_vec(), ablations };
+        let data = DataConfig {
+            cluster: CLUSTER.into(),
+            peers: peers.to_vec(),
+            scrub_every_ms: 0,
+            ablations,
+        };
         let shipper = Shipper::new(PARTITIONS, marks, peers);
         let node = DataNode::new(engine, data);
         Region { node, storage, shipper, assembler: Assembler::default(), meta, us: EPOCH_US }
@@ -139,6 +144,7 @@ pub fn exchange(
                     }
                     DataEffect::Disconnect { reason, .. } => return Err(Ended::By(me, reason)),
                     DataEffect::Fork { .. } => panic!("no history forks here"),
+                    DataEffect::Diverged { .. } => panic!("nothing differs here"),
                 }
             }
             for batch in regions[at].batches(peer) {

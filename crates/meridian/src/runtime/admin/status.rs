@@ -192,6 +192,8 @@ fn repairs(facts: &Facts, snapshot: &Snapshot) -> Value {
         "given_up": snapshot.repairs.failed,
         "elements": snapshot.repairs.received_elements,
         "received_bytes": snapshot.repairs.received_bytes,
+        "scrubbed": snapshot.repairs.scrubbed,
+        "divergent": snapshot.repairs.divergent,
     })
 }
 

@@ -204,6 +204,22 @@ fn repairs(snapshot: Option<&Snapshot>, out: &mut Out<'_>) -> fmt::Result {
         "Symbols and elements of state repairs, before compression",
         bytes.map(|(direction, count)| (labels([("direction", direction)]), count)),
     )?;
+    let scrubs = snapshot.into_iter().flat_map(|s| {
+        [("compared", s.repairs.scrubbed), ("inconclusive", s.repairs.scrubs_inconclusive)]
+    });
+    out.counter(
+        "meridian_scrubs",
+        None,
+        "Comparisons of a partition with another region's: carried through, or not to be told \
+         because too much was on its way or the other side was busy",
+        scrubs.map(|(outcome, count)| (labels([("outcome", outcome)]), count)),
+    )?;
+    out.counter(
+        "meridian_divergent_elements",
+        None,
+        "Elements that differed although both regions had seen the same; the log names their keys",
+        known(snapshot.map(|s| s.repairs.divergent)),
+    )?;
     out.counter(
         "meridian_repair_elements",
         None,
