@@ -48,6 +48,8 @@ pub struct Client {
     pub(crate) token_attribute: bool,
     /// It waits in MERIDIAN.AWAIT.
     pub(crate) waits: bool,
+    /// It follows conflicts.
+    pub(crate) follows: bool,
     pub(crate) out: Vec<u8>,
     /// Bytes of output that have left and are no longer in `out`.
     base: u64,
@@ -101,6 +103,7 @@ impl Client {
             touched_data: false,
             token_attribute: false,
             waits: false,
+            follows: false,
             out: Vec::new(),
             base: 0,
             released: 0,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use meridian_clock::{Origin, Time};
-use meridian_resp::Writer;
+use meridian_resp::{Protocol, Writer};
 
 use crate::{
     client::{Client, Transaction},
@@ -63,6 +63,10 @@ pub struct Environment {
     pub waiting: u64,
     /// How often MERIDIAN.AWAIT ended how.
     pub awaits: Awaits,
+    /// Clients that follow conflicts.
+    pub followers: u64,
+    /// Events about conflicts that a follower had no room for.
+    pub feed_dropped: u64,
     /// Calls by command, in the order of the command table.
     calls: Vec<u64>,
 }
@@ -90,6 +94,8 @@ impl Environment {
             connected: 0,
             waiting: 0,
             awaits: Awaits::default(),
+            followers: 0,
+            feed_dropped: 0,
             calls: vec![0; commands::all().count()],
         }
     }
@@ -169,6 +175,8 @@ pub struct Outcome {
     pub about_clients: Vec<(usize, AboutClients)>,
     /// The client waits from now on; its reply comes later.
     pub wait: Option<Wait>,
+    /// The client follows conflicts from now on, or no longer.
+    pub follow: Option<bool>,
 }
 
 /// The error for what would not fit one frame.
@@ -270,6 +278,9 @@ impl Dispatcher {
         if !client.authenticated && !matches!(spec.name, "auth" | "hello" | "quit" | "reset") {
             return Err(b"NOAUTH Authentication required.".to_vec());
         }
+        if client.follows && client.protocol == Protocol::Resp2 && !leaves_feed_alone(spec.name) {
+            return Err(NOT_WHILE_FOLLOWING.as_bytes().to_vec());
+        }
         if spec.access.writes() {
             check_write(env, spec, args)?;
         }
@@ -351,6 +362,15 @@ pub fn is_visible(stage: &Stage, key: &[u8], now: Time) -> bool {
 fn is_immediate(name: &str) -> bool {
     matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
 }
+
+/// RESP2 has one stream for replies and messages; only what can be told from a message is allowed
+/// in it, as with SUBSCRIBE.
+fn leaves_feed_alone(name: &str) -> bool {
+    matches!(name, "meridian.conflicts" | "meridian" | "ping" | "quit" | "reset" | "hello")
+}
+
+const NOT_WHILE_FOLLOWING: &str = "ERR this connection follows conflicts: only MERIDIAN.CONFLICTS, \
+                                   PING, HELLO, QUIT and RESET are allowed in RESP2";
 
 /// A command that cannot run spoils the transaction that is open; an EXEC ends it.
 fn refuse(client: &mut Client, args: &[&[u8]], error: Vec<u8>, outcome: &mut Outcome) -> Vec<u8> {
@@ -440,7 +460,7 @@ fn has_room(spec: &Spec, stage: &Stage, args: &[&[u8]]) -> bool {
     commit && spec.written_keys(args).all(|key| stage.room(key) > bytes + COMMAND_SLACK_BYTES)
 }
 
-fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {
+pub(crate) fn check_writable(key: &[u8]) -> Result<(), Vec<u8>> {
     if key.starts_with(MIRROR_PREFIX) {
         let table = String::from_utf8_lossy(mirror_table(key)).into_owned();
         let text = format!(

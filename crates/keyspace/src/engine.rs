@@ -15,6 +15,7 @@ use crate::{
     client::{Client, ClientId, Gate},
     commands::{AboutClients, tokens},
     dispatch::{Dispatcher, Environment},
+    feed::{Followers, Lost},
     session,
     stage::{FrameError, Stage, StageConfig},
     waiting::{Outcome as WaitOutcome, Waiting},
@@ -91,6 +92,8 @@ pub struct Engine {
     gates: VecDeque<Gate>,
     /// Clients in MERIDIAN.AWAIT.
     waiting: Waiting,
+    /// Clients in MERIDIAN.CONFLICTS FOLLOW.
+    followers: Followers,
     end: LogPosition,
     synced: LogPosition,
     /// What appended entries will make durable.
@@ -114,6 +117,7 @@ impl Engine {
             ready: Vec::new(),
             gates: VecDeque::new(),
             waiting: Waiting::default(),
+            followers: Followers::default(),
             end,
             synced: end,
             advancing: VecDeque::new(),
@@ -163,6 +167,7 @@ impl Engine {
     pub fn disconnect(&mut self, id: ClientId) {
         if let Some(mut client) = self.clients.remove(&id) {
             self.stop_waiting(id);
+            self.set_follower(id, false);
             self.environment.connected = self.clients.len() as u64;
             if !std::mem::take(&mut client.watched).is_empty() {
                 self.forget_watches();
@@ -199,6 +204,9 @@ impl Engine {
             self.forget_watches();
         }
         self.break_watches();
+        if let Some(follows) = outcome.follow {
+            self.set_follower(id, follows);
+        }
         if let Some(wait) = outcome.wait
             && let Some(need) = wait.token.missing(&self.stage)
         {
@@ -317,6 +325,7 @@ impl Engine {
     /// Ends the commit. Its entry must be appended, then [`Engine::appended`] called.
     pub fn commit(&mut self) -> Commit {
         self.break_watches();
+        self.publish();
         match self.stage.take_entry(self.synced) {
             Some((entry, advanced)) => Commit { entry: Some(entry), advanced },
             None => Commit { entry: None, advanced: Vec::new() },
@@ -396,6 +405,31 @@ impl Engine {
     #[must_use]
     pub fn log_bounds(&self) -> (LogPosition, LogPosition) {
         (self.end, self.synced)
+    }
+
+    fn set_follower(&mut self, id: ClientId, follows: bool) {
+        // What happened before concerns those who followed before.
+        self.publish();
+        self.followers.set(id, follows);
+        self.environment.followers = self.followers.len() as u64;
+        self.stage.conflicts_mut().follow(self.followers.len() > 0);
+    }
+
+    /// Tells followers what has happened to conflicts in the commit that is being filled.
+    fn publish(&mut self) {
+        if self.followers.len() == 0 {
+            return;
+        }
+        let (events, missed) = self.stage.conflicts_mut().take_events();
+        let missed = missed.map(|(first, last)| Lost { first, last });
+        let (clients, env) = (&mut self.clients, &mut self.environment);
+        for id in self.followers.publish(&events, missed, clients, env) {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            if !client.replied {
+                client.replied = true;
+                self.replied.push(id);
+            }
+        }
     }
 
     fn break_watches(&mut self) {

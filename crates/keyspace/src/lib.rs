@@ -8,9 +8,11 @@
 mod ablations;
 mod client;
 mod commands;
+mod conflicts;
 mod dispatch;
 mod engine;
 mod export;
+mod feed;
 mod freeze;
 mod increment;
 mod key;
@@ -28,6 +30,7 @@ mod waiting;
 
 pub use ablations::Ablations;
 pub use client::{Client, ClientId};
+pub use conflicts::{ConflictEvent, Conflicts, Ending, Loss, Place, Rule};
 pub use dispatch::{Awaits, Environment};
 pub use engine::{Commit, Durability, Engine, EngineConfig};
 pub use export::{Touched, TouchedKey, export_element};

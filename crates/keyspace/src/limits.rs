@@ -44,8 +44,23 @@ pub const MAX_QUEUED_COMMANDS: usize = 1 << 16;
 /// See [`MAX_QUEUED_COMMANDS`].
 pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// The most keys that are remembered as holding a conflict.
-pub const MAX_CONFLICT_KEYS: usize = 10_000;
+/// The most clients that may follow conflicts.
+pub const MAX_FOLLOWERS: usize = 64;
+
+/// The most events about conflicts that one commit tells, and the bytes of their keys and values;
+/// followers are told how many more there were.
+pub const MAX_FEED_EVENTS: usize = 4096;
+/// See [`MAX_FEED_EVENTS`].
+pub const MAX_FEED_PENDING_BYTES: usize = 4 << 20;
+
+/// How much of a value an event tells.
+pub const MAX_FEED_VALUE_BYTES: usize = 1024;
+
+/// Unsent bytes of a follower beyond which events are dropped for it.
+pub const MAX_FEED_BACKLOG_BYTES: usize = 256 << 10;
+
+/// The most fields that restoring a hidden type removes.
+pub const MAX_RESTORE_REMOVALS: usize = 10_000;
 
 /// The most bytes of earlier states that a frozen partition may keep.
 pub const MAX_FROZEN_BYTES: usize = 64 << 20;

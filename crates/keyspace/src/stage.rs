@@ -15,8 +15,9 @@ use thiserror::Error;
 
 use crate::{
     ablations::Ablations,
+    conflicts::{Conflicts, Losses, Touch, losses},
     freeze::Frozen,
-    limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CONFLICT_KEYS, MAX_CUT_BYTES},
+    limits::{FRAME_TARGET_BYTES, MAX_COMMAND_BYTES, MAX_CUT_BYTES},
     mirror::MIRROR_PREFIX,
     partition::Partition,
     slot::slot_of,
@@ -67,8 +68,8 @@ pub struct Stage {
     advanced: Advanced,
     /// Partitions with an open frame.
     open: Vec<u16>,
-    /// Keys at which a conflict was seen, at most [`MAX_CONFLICT_KEYS`].
-    conflicts: BTreeSet<Box<[u8]>>,
+    /// Values that readers do not see.
+    conflicts: Conflicts,
     /// Keys that some client watches; touched ones are collected for the engine.
     watched: BTreeSet<Box<[u8]>>,
     touched: Vec<Box<[u8]>>,
@@ -94,7 +95,7 @@ impl Stage {
             entry: vec![0; ENTRY_HEADER_BYTES],
             advanced: Vec::new(),
             open: Vec::new(),
-            conflicts: BTreeSet::new(),
+            conflicts: Conflicts::default(),
             watched: BTreeSet::new(),
             touched: Vec::new(),
             ops_applied: 0,
@@ -180,14 +181,22 @@ impl Stage {
         self.parts.iter().map(|p| p.vector.clone()).collect()
     }
 
-    /// Keys at which a conflict was seen; it may have been resolved since.
-    pub fn conflict_keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.conflicts.iter().map(AsRef::as_ref)
+    /// Values that readers do not see.
+    #[must_use]
+    pub fn conflicts(&self) -> &Conflicts {
+        &self.conflicts
     }
 
-    /// Forgets a key whose conflict is resolved.
-    pub fn forget_conflict(&mut self, key: &[u8]) {
-        self.conflicts.remove(key);
+    /// Values that readers do not see, to follow what becomes of them.
+    pub fn conflicts_mut(&mut self) -> &mut Conflicts {
+        &mut self.conflicts
+    }
+
+    /// Finds out anew what a key's readers do not see, after the key was changed in another way
+    /// than by an operation.
+    pub fn recount_conflicts(&mut self, key: &[u8]) {
+        let object = self.tables[usize::from(slot_of(key))].get(key);
+        self.conflicts.recount(key, object);
     }
 
     /// Keys that clients watch.
@@ -281,6 +290,9 @@ impl Stage {
         let dot = Dot::new(clock.tick(), me);
         let part = &mut self.parts[usize::from(number)];
         let first = part.open_bytes() == 0;
+        // Only a key that holds a loss can see one end by a local operation.
+        let watched = self.conflicts.holds(slot, key);
+        let mut before: Option<(Touch, Losses)> = None;
         let (entry, advanced) = (&mut self.entry, &mut self.advanced);
         let frozen = &mut self.frozen;
         let effect = self.tables[usize::from(slot)].change(key, |object| {
@@ -310,6 +322,11 @@ impl Stage {
             {
                 frozen.note(slot, object, &op);
             }
+            if watched {
+                let touch = Touch::of(&op);
+                let losses = losses(object, &touch);
+                before = Some((touch, losses));
+            }
             Ok(object.apply(&op, &Context { seen: &part.vector, dot }, me, seed))
         });
         let effect = match effect {
@@ -322,7 +339,11 @@ impl Stage {
         if first {
             self.open.push(number);
         }
-        if effect != Effect::default() || !self.watched.is_empty() {
+        if let Some((touch, losses)) = before {
+            let object = self.tables[usize::from(slot)].get(key);
+            self.conflicts.settle(key, losses, object, &touch, dot);
+        }
+        if effect.residue || !self.watched.is_empty() {
             self.after(key, slot, number, effect);
         }
         Attempt::Done
@@ -406,13 +427,8 @@ impl Stage {
             }
             place => {
                 let cell = meridian_crdt::decode_cell(value)?;
-                let mut conflict = false;
                 if let Some(element) = place.element() {
-                    conflict = Object::is_conflict(element, &cell);
                     table.change(key, |o| o.restore_cell(element, cell, seed));
-                }
-                if conflict && self.conflicts.len() < MAX_CONFLICT_KEYS {
-                    self.conflicts.insert(key.into());
                 }
             }
         }
@@ -429,22 +445,26 @@ impl Stage {
         }
     }
 
-    /// After restoring and replaying: empty counter rows and keys of two types are noted again.
+    /// After restoring and replaying: empty counter rows and values that lost are noted again.
     pub fn finish_restore(&mut self) {
         let me = self.me;
         // What was noted on the way was noted with vectors older than the checkpoint's cells.
         self.parts.iter_mut().for_each(Partition::forget_residue);
+        // And what the checkpoint holds was not seen happening.
+        self.conflicts.clear();
         for slot in self.occupied_slots() {
             let mut found = Vec::new();
             for (key, object) in self.tables[usize::from(slot)].iter() {
-                if object.has_mixed_types() && self.conflicts.len() < MAX_CONFLICT_KEYS {
-                    self.conflicts.insert(key.into());
-                }
+                let mut conflict = object.has_mixed_types();
                 object.each(|element, cell| {
+                    conflict |= Object::is_conflict(element, cell);
                     for row in cell.rows().iter().filter(|r| r.origin != me && !r.is_live()) {
                         found.push((Box::<[u8]>::from(key), ElementKey::of(element), row.clone()));
                     }
                 });
+                if conflict {
+                    self.conflicts.recount(key, Some(object));
+                }
             }
             let number = partition_of_key(slot, self.partitions);
             let part = &mut self.parts[usize::from(number)];
@@ -537,16 +557,26 @@ impl Stage {
             }
             let here = here.as_ref().filter(|_| ablations.removes_all(&op));
             let context = Context { seen: here.unwrap_or(&header.seen), dot };
+            let watched = self.conflicts.holds(slot, op.key);
+            let mut before = Losses::new();
             let (table, mut frozen) = self.table_and_frozen(slot, number);
             let effect = table.change(op.key, |object| {
                 if let Some(frozen) = &mut frozen {
                     frozen.note(slot, object, &op);
                 }
+                if watched {
+                    before = losses(object, &Touch::of(&op));
+                }
                 object.apply(&op, &context, me, seed)
             });
+            if watched || effect.conflict {
+                let touch = Touch::of(&op);
+                let object = self.tables[usize::from(slot)].get(op.key);
+                self.conflicts.settle(op.key, before, object, &touch, dot);
+            }
             self.ops_applied += 1;
             self.foreign_mirror_ops += u64::from(op.key.starts_with(MIRROR_PREFIX));
-            if effect != Effect::default() || !self.watched.is_empty() {
+            if effect.residue || !self.watched.is_empty() {
                 self.after(op.key, slot, number, effect);
             }
         }
@@ -588,9 +618,6 @@ impl Stage {
                     }
                 });
             }
-        }
-        if effect.conflict && self.conflicts.len() < MAX_CONFLICT_KEYS {
-            self.conflicts.insert(key.into());
         }
         if self.watched.contains(key) {
             self.touched.push(key.into());

@@ -282,6 +282,7 @@ fn describe(client: &Client, now: Time) -> Vec<u8> {
         (Some(_), true, _) => "xd",
         (Some(_), ..) => "x",
         _ if client.waits => "b",
+        _ if client.follows => "O",
         _ => "N",
     };
     let multi = client.transaction.as_ref().map_or(-1, |t| t.commands.len() as i64);

@@ -173,6 +173,8 @@ fn reset(call: &mut Call<'_>) {
     let client = &mut *call.client;
     client.name.clear();
     (client.session, client.touched_data, client.token_attribute) = (None, false, false);
+    client.follows = false;
+    call.outcome.follow = Some(false);
     client.protocol = Protocol::Resp2;
     client.authenticated = call.env.password.is_none();
     call.reply.simple("RESET");

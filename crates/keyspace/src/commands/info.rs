@@ -146,7 +146,7 @@ fn keyspace(call: &Call<'_>) -> Section {
 }
 
 fn meridian(call: &Call<'_>) -> Section {
-    let conflicts = call.stage.conflict_keys().count();
+    let conflicts = call.stage.conflicts().len();
     section(
         "Meridian",
         &[
@@ -155,7 +155,7 @@ fn meridian(call: &Call<'_>) -> Section {
             ("ordinal", &call.stage.me()),
             ("primary", &u8::from(call.env.primary)),
             ("partitions", &call.stage.partitions()),
-            ("keys_noted_for_conflicts", &conflicts),
+            ("conflict_keys", &conflicts),
         ],
     )
 }

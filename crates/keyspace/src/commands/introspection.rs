@@ -122,7 +122,9 @@ fn summary_of(spec: &Spec) -> &'static str {
     match spec.name {
         "meridian" => "Groups Meridian's own commands; see MERIDIAN HELP.",
         "meridian.digest" => "Returns a digest of all data, of every slot or of one key.",
-        "meridian.conflicts" => "Lists the values that lost to a concurrent write.",
+        "meridian.conflicts" => {
+            "Lists, follows or restores the values that lost to a concurrent write."
+        }
         "meridian.token" => "Returns a token that covers what the connection has written and read.",
         "meridian.await" => "Waits until this region has all that a token covers.",
         "meridian.regions" => "Lists the regions of the cluster.",

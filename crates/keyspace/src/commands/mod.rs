@@ -3,6 +3,7 @@
 
 mod clients;
 mod config;
+pub(crate) mod conflict_message;
 mod conflicts;
 pub(crate) mod connection;
 mod counters;
@@ -74,12 +75,19 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
 
 /// Why a command must not be queued by MULTI, if it must not.
 pub(crate) fn refused_in_transaction(spec: &Spec, args: &[&[u8]]) -> Option<&'static str> {
-    let waits = match spec.name {
-        "meridian.await" => true,
-        "meridian" => args.get(1).is_some_and(|sub| sub.eq_ignore_ascii_case(b"await")),
-        _ => false,
+    let (subcommand, rest) = match spec.name.strip_prefix("meridian") {
+        None => return None,
+        Some("") => (args.get(1).copied().unwrap_or_default(), args.get(2)),
+        Some(name) => (name.trim_start_matches('.').as_bytes(), args.get(1)),
     };
-    waits.then_some("ERR MERIDIAN.AWAIT inside MULTI is not allowed")
+    let follows = || rest.is_some_and(|word| word.eq_ignore_ascii_case(b"follow"));
+    match subcommand.to_ascii_lowercase().as_slice() {
+        b"await" => Some("ERR MERIDIAN.AWAIT inside MULTI is not allowed"),
+        b"conflicts" if follows() => {
+            Some("ERR MERIDIAN.CONFLICTS FOLLOW inside MULTI is not allowed")
+        }
+        _ => None,
+    }
 }
 
 /// The object under a key as clients may see it: Meridian's own keys do not exist for them.

@@ -51,6 +51,14 @@ pub struct Snapshot {
     pub quarantined: Vec<u16>,
     /// Keys that hold a conflict.
     pub conflicts: u64,
+    /// Values that began to lose, and that ceased to.
+    pub conflicts_seen: u64,
+    /// See `conflicts_seen`.
+    pub conflicts_resolved: u64,
+    /// Clients that follow conflicts.
+    pub conflict_followers: u64,
+    /// Events that a follower had no room for.
+    pub conflict_feed_dropped: u64,
     /// Empty counter rows that wait for their origin.
     pub residue: u64,
     /// Lag by peer.
@@ -102,7 +110,11 @@ impl Snapshot {
             frames_from_the_future: node.frames_from_the_future,
             held_bytes: node.inbox().held_bytes() as u64,
             quarantined: ordinals(node.inbox().quarantined()),
-            conflicts: stage.conflict_keys().count() as u64,
+            conflicts: stage.conflicts().len() as u64,
+            conflicts_seen: stage.conflicts().counts().0,
+            conflicts_resolved: stage.conflicts().counts().1,
+            conflict_followers: env.followers,
+            conflict_feed_dropped: env.feed_dropped,
             residue: partitions.map(|p| stage.partition(p).residue() as u64).sum(),
             lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),

@@ -5,5 +5,6 @@ mod backup;
 mod certificates;
 mod cluster;
 mod configuration;
+mod conflicts;
 mod sessions;
 mod support;

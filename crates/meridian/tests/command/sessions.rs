@@ -6,12 +6,14 @@ use redis::{Connection, RedisResult, Value, cmd};
 
 use crate::support::{Topology, Up, meridian, topology, until};
 
-fn connect(address: SocketAddr) -> Connection {
+/// A connection to a region.
+pub fn connect(address: SocketAddr) -> Connection {
     let client = redis::Client::open(format!("redis://{address}")).expect("an address");
     client.get_connection().expect("a node that listens")
 }
 
-fn ask(connection: &mut Connection, line: &str) -> RedisResult<String> {
+/// One command, its words divided by blanks, with a reply that is text.
+pub fn ask(connection: &mut Connection, line: &str) -> RedisResult<String> {
     let mut words = line.split(' ');
     let mut command = cmd(words.next().unwrap_or_default());
     for word in words {
@@ -21,27 +23,28 @@ fn ask(connection: &mut Connection, line: &str) -> RedisResult<String> {
 }
 
 /// A line of INFO.
-fn figure(connection: &mut Connection, name: &str) -> String {
+pub fn figure(connection: &mut Connection, name: &str) -> String {
     let info = ask(connection, "INFO").expect("the figures");
     let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in {info}")).to_owned()
 }
 
-struct Cluster {
-    topology: Topology,
+/// A running cluster of three.
+pub struct Cluster {
+    pub topology: Topology,
     directory: tempfile::TempDir,
     _up: Up,
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    pub fn start() -> Cluster {
         let directory = tempfile::tempdir().expect("a directory");
         let topology = topology(directory.path());
         let up = Up::start(directory.path(), &topology);
         Cluster { topology, directory, _up: up }
     }
 
-    fn command(&self, words: &[&str]) {
+    pub fn command(&self, words: &[&str]) {
         let status = meridian()
             .args(words)
             .arg("--config")

@@ -145,6 +145,10 @@ fn snapshot() -> Snapshot {
         held_bytes: 640,
         quarantined: vec![2],
         conflicts: 5,
+        conflicts_seen: 12,
+        conflicts_resolved: 7,
+        conflict_followers: 1,
+        conflict_feed_dropped: 3,
         residue: 8,
         lags: BTreeMap::from([
             (1, PeerLag { behind_ms: 45, unacknowledged_ms: 90, clock_offset_ms: -12 }),

@@ -114,8 +114,29 @@ fn keys(snapshot: Option<&Snapshot>, out: &mut Out<'_>) -> fmt::Result {
     out.gauge(
         "meridian_conflict_keys",
         None,
-        "Keys at which concurrent writes met and one of them is hidden; it may have been resolved since",
+        "Keys that hold a value which lost to a concurrent write",
         known(snapshot.map(|s| whole(s.conflicts))),
+    )?;
+    let events = snapshot
+        .into_iter()
+        .flat_map(|s| [("seen", s.conflicts_seen), ("resolved", s.conflicts_resolved)]);
+    out.counter(
+        "meridian_conflicts",
+        None,
+        "Values that lost to a concurrent write: seen when that began, resolved when it ended",
+        events.map(|(event, count)| (labels([("event", event)]), count)),
+    )?;
+    out.gauge(
+        "meridian_conflict_followers",
+        None,
+        "Clients that follow conflicts",
+        known(snapshot.map(|s| whole(s.conflict_followers))),
+    )?;
+    out.counter(
+        "meridian_conflict_feed_dropped",
+        None,
+        "Messages about conflicts that a follower did not read in time and was told of by number",
+        known(snapshot.map(|s| s.conflict_feed_dropped)),
     )?;
     out.gauge(
         "meridian_counter_residue",
