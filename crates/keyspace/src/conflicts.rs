@@ -117,8 +117,10 @@ pub struct ConflictEvent {
     pub loss: Loss,
     /// How long the value is.
     pub value_bytes: usize,
-    /// How it ended and by whose operation; none when it has begun.
-    pub ended: Option<(Ending, Dot)>,
+    /// How it ended; none when it has begun.
+    pub ended: Option<Ending>,
+    /// Whose operation began or ended it; none for a repair, which brings many at once.
+    pub by: Option<Dot>,
 }
 
 /// What an operation touches of its key.
@@ -332,14 +334,14 @@ impl Conflicts {
         (events, self.missed.take())
     }
 
-    /// An operation has changed what it touches of a key.
+    /// An operation, `by`, or a repair has changed what it touches of a key.
     pub fn settle(
         &mut self,
         key: &[u8],
         before: Losses,
         object: Option<&Object>,
         touch: &Touch,
-        by: Dot,
+        by: Option<Dot>,
     ) {
         if key.starts_with(RESERVED_PREFIX) {
             return;
@@ -352,10 +354,10 @@ impl Conflicts {
         for ((element, dot), loss) in before {
             if !after.contains_key(&(element.clone(), dot)) {
                 let ending = ending_of(object, &element, &loss.value);
-                self.tell(key, loss, Some((ending, by)));
+                self.tell(key, loss, Some(ending), by);
             }
         }
-        began.into_iter().for_each(|loss| self.tell(key, loss, None));
+        began.into_iter().for_each(|loss| self.tell(key, loss, None, by));
         self.settle_types(key, &mut held, object, by);
         self.keep(key, held);
     }
@@ -381,7 +383,13 @@ impl Conflicts {
         *self = Conflicts::default();
     }
 
-    fn settle_types(&mut self, key: &[u8], held: &mut Held, object: Option<&Object>, by: Dot) {
+    fn settle_types(
+        &mut self,
+        key: &[u8],
+        held: &mut Held,
+        object: Option<&Object>,
+        by: Option<Dot>,
+    ) {
         let is_mixed = object.is_some_and(Object::has_mixed_types);
         if held.hidden.is_empty() && !is_mixed {
             return;
@@ -401,14 +409,14 @@ impl Conflicts {
                         Some(_) => Ending::Overwritten,
                     };
                     if let Some(dots) = held.hidden.remove(&kind) {
-                        self.tell(key, lost(kind, dots), Some((ending, by)));
+                        self.tell(key, lost(kind, dots), Some(ending), by);
                     }
                 }
                 (false, true) => {
                     let dots = object.and_then(|o| hidden(o).remove(&kind));
                     if let Some(dots) = dots {
                         held.hidden.insert(kind, dots);
-                        self.tell(key, lost(kind, dots), None);
+                        self.tell(key, lost(kind, dots), None, by);
                     }
                 }
                 _ => {}
@@ -416,7 +424,7 @@ impl Conflicts {
         }
     }
 
-    fn tell(&mut self, key: &[u8], mut loss: Loss, ended: Option<(Ending, Dot)>) {
+    fn tell(&mut self, key: &[u8], mut loss: Loss, ended: Option<Ending>, by: Option<Dot>) {
         match ended {
             None => self.seen += 1,
             Some(_) => self.resolved += 1,
@@ -430,7 +438,7 @@ impl Conflicts {
         self.feed_bytes += key.len() + loss.place.name().len() + loss.value.len();
         let fits = feed.len() < MAX_FEED_EVENTS && self.feed_bytes <= MAX_FEED_PENDING_BYTES;
         if fits && self.missed.is_none() {
-            feed.push(ConflictEvent { sequence, key: key.into(), loss, value_bytes, ended });
+            feed.push(ConflictEvent { sequence, key: key.into(), loss, value_bytes, ended, by });
         } else {
             self.missed.get_or_insert((sequence, sequence)).1 = sequence;
         }

@@ -9,6 +9,7 @@ use meridian_crdt::{Effect, ElementKey, Join, Stored, decode_stored};
 use meridian_store::RepairPart;
 
 use crate::{
+    conflicts::{Losses, Touch, losses},
     mirror::MIRROR_PREFIX,
     slot::slot_of,
     stage::{FrameError, Stage},
@@ -98,13 +99,22 @@ impl Stage {
         if ablations.repair_keeps_the_removed && theirs.is_none() {
             return;
         }
+        let touch = Touch::Element(place.clone());
+        let watched = self.conflicts().holds(slot, key);
+        let mut before = Losses::new();
         let (table, mut frozen) = self.table_and_frozen(slot, number);
         let effect: Effect = table.change(key, |object| {
+            if watched {
+                before = losses(object, &touch);
+            }
             if let Some(frozen) = &mut frozen {
                 frozen.note_element(slot, key, object, place.clone());
             }
             object.join(place, theirs, join, seed)
         });
+        if watched || effect.conflict {
+            self.settle_conflicts(key, before, &touch, None);
+        }
         self.after_change(key, slot, number, effect, Some(after));
         self.count_repaired(key.starts_with(MIRROR_PREFIX));
     }

@@ -192,11 +192,17 @@ impl Stage {
         &mut self.conflicts
     }
 
-    /// Finds out anew what a key's readers do not see, after the key was changed in another way
-    /// than by an operation.
-    pub fn recount_conflicts(&mut self, key: &[u8]) {
+    /// A part of a key has changed: what began and what ceased to be hidden by it. `before` is
+    /// what was hidden there, and `by` whose operation it was; none for a repair.
+    pub(crate) fn settle_conflicts(
+        &mut self,
+        key: &[u8],
+        before: Losses,
+        touch: &Touch,
+        by: Option<Dot>,
+    ) {
         let object = self.tables[usize::from(slot_of(key))].get(key);
-        self.conflicts.recount(key, object);
+        self.conflicts.settle(key, before, object, touch, by);
     }
 
     /// Keys that clients watch.
@@ -340,8 +346,7 @@ impl Stage {
             self.open.push(number);
         }
         if let Some((touch, losses)) = before {
-            let object = self.tables[usize::from(slot)].get(key);
-            self.conflicts.settle(key, losses, object, &touch, dot);
+            self.settle_conflicts(key, losses, &touch, Some(dot));
         }
         if effect.residue || !self.watched.is_empty() {
             self.after(key, slot, number, effect);
@@ -570,9 +575,7 @@ impl Stage {
                 object.apply(&op, &context, me, seed)
             });
             if watched || effect.conflict {
-                let touch = Touch::of(&op);
-                let object = self.tables[usize::from(slot)].get(op.key);
-                self.conflicts.settle(op.key, before, object, &touch, dot);
+                self.settle_conflicts(op.key, before, &Touch::of(&op), Some(dot));
             }
             self.ops_applied += 1;
             self.foreign_mirror_ops += u64::from(op.key.starts_with(MIRROR_PREFIX));

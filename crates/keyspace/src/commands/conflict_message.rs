@@ -24,15 +24,17 @@ pub(crate) fn event(reply: &mut Writer<'_>, env: &Environment, event: &ConflictE
     reply.push(3);
     reply.bulk(FEED);
     reply.bulk(if event.ended.is_none() { b"seen" } else { b"resolved" });
-    reply.map(if event.ended.is_none() { 13 } else { 17 });
+    reply.map(13 + usize::from(event.ended.is_some()) + 3 * usize::from(event.by.is_some()));
     reply.bulk(b"sequence");
     reply.integer(event.sequence as i64);
     reply.bulk(b"value_bytes");
     reply.integer(event.value_bytes as i64);
     loss_fields(reply, env, &event.key, loss);
-    if let Some((ending, by)) = event.ended {
+    if let Some(ending) = event.ended {
         reply.bulk(b"outcome");
         reply.bulk(ending.name().as_bytes());
+    }
+    if let Some(by) = event.by {
         who(reply, env, "by_", by);
     }
 }

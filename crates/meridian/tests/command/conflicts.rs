@@ -81,7 +81,7 @@ fn a_conflict_is_told_survives_a_restart_and_can_be_undone() {
     cluster.command(&["wan", "cut", "one"]);
     ask(&mut here, "SET cart apples").unwrap();
     // The second write's stamp is the larger: the clock of its region has gone on.
-    let mut clock = |line: &mut redis::Connection| {
+    let clock = |line: &mut redis::Connection| {
         figure(line, "server_time_usec").parse::<u64>().expect("a number")
     };
     let written = clock(&mut here);
