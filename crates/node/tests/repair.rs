@@ -285,6 +285,14 @@ impl World {
         for region in &self.regions {
             assert!(region.divergent.is_empty(), "a scrub named {:?}", region.divergent);
         }
+        // What lost is known as exactly as if everybody had seen every frame.
+        for region in &self.regions {
+            let stage = region.node.engine().stage();
+            let mut looked_at = stage.clone();
+            looked_at.finish_restore();
+            assert_eq!(stage.conflicts().open(), looked_at.conflicts().open());
+            assert!(stage.conflicts().keys().eq(looked_at.conflicts().keys()));
+        }
     }
 }
 

@@ -4,10 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use meridian_resp::{ReplyParser, Value};
-use redis::cmd;
 
 use crate::sessions::{Cluster, ask, connect, figure};
-use crate::support::until;
+use crate::support::{self, until};
 
 /// A connection that follows conflicts.
 struct Follower {
@@ -116,10 +115,12 @@ fn a_conflict_is_told_survives_a_restart_and_can_be_undone() {
     ask(&mut there, "HSET h field b").unwrap();
     cluster.command(&["wan", "heal"]);
     assert_eq!(followers[0].message().0, "seen");
-    let list = || cmd("MERIDIAN.CONFLICTS").query::<redis::Value>(&mut connect(three)).unwrap();
+    let list =
+        || redis::cmd("MERIDIAN.CONFLICTS").query::<redis::Value>(&mut connect(three)).unwrap();
     let before = list();
     cluster.command(&["region", "kill", "three"]);
     cluster.command(&["region", "start", "three"]);
+    until("the region to be back", || support::redis(three, "PING"));
     assert_eq!(list(), before);
     assert_eq!(figure(&mut connect(three), "conflict_keys"), "1");
 }
