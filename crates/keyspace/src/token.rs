@@ -3,7 +3,7 @@
 //! A token holds one stamp for each region and partition that the session has touched, and not
 //! one for each region alone: a region that has every write of a session must be able to say so
 //! after the region that took them has died, when no promise about the other partitions will come
-//! from it any more (docs/adr/0012). Where there are too many, the partitions that were touched longest
+//! from it any more (docs/adr/0014). Where there are too many, the partitions that were touched longest
 //! ago fold into one stamp for each region, which then must be there in every partition.
 //!
 //! On the wire: `m`, a digit for the version, then in base64url (RFC 4648, section 5, no padding)
