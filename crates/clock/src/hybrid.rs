@@ -11,11 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 use uhlc::NTP64;
 
-use crate::Time;
-
-/// How far ahead of this node's physical clock a remote stamp may be before it is held back, in
-/// milliseconds. A peer with a wild clock must not drag every region's stamps into the future.
-pub const MAX_AHEAD_MS: u64 = 60_000;
+use crate::{Time, limits::MAX_AHEAD_MS};
 
 /// Why a remote stamp was not accepted.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -33,6 +29,8 @@ pub enum ClockError {
 pub struct HybridClock {
     physical: Time,
     last: Time,
+    /// Time does not pass this by the physical clock alone: it is not reserved yet.
+    reserved: Time,
 }
 
 impl HybridClock {
@@ -40,7 +38,15 @@ impl HybridClock {
     /// issued before a restart).
     #[must_use]
     pub fn new(floor: Time) -> HybridClock {
-        HybridClock { physical: Time::ZERO, last: floor }
+        HybridClock { physical: Time::ZERO, last: floor, reserved: Time::MAX }
+    }
+
+    /// Lets the physical clock carry hybrid time up to here and not beyond, until more is allowed
+    /// (see [`crate::Reservation`]). Without a call there is no bound. Stamps go on above it, one
+    /// by one: they are in the log.
+    pub fn reserve(&mut self, upto: Time) {
+        self.last = self.now();
+        self.reserved = upto;
     }
 
     /// Tells the clock what physical time it is, in microseconds since 1970. When that goes back,
@@ -49,7 +55,7 @@ impl HybridClock {
     pub fn set_physical_us(&mut self, us: u64) {
         let physical = Time(NTP64::from(Duration::from_micros(us)).as_u64());
         if physical < self.physical {
-            self.last = self.last.max(self.physical);
+            self.last = self.now();
         }
         self.physical = physical;
     }
@@ -57,7 +63,7 @@ impl HybridClock {
     /// The current hybrid time: no stamp issued from now on is at or below it.
     #[must_use]
     pub fn now(&self) -> Time {
-        self.physical.max(self.last)
+        self.physical.min(self.reserved).max(self.last)
     }
 
     /// Physical time as last told.
@@ -69,7 +75,7 @@ impl HybridClock {
     /// The next stamp, larger than every stamp issued or observed before.
     pub fn tick(&mut self) -> Time {
         let next = Time(self.last.0.saturating_add(1));
-        self.last = next.max(self.physical);
+        self.last = next.max(self.physical.min(self.reserved));
         self.last
     }
 
@@ -126,6 +132,19 @@ mod tests {
         assert!(clock.tick() > Time::from_ms(10_000));
         clock.observe(Time::from_ms(20_000));
         assert!(clock.tick() > Time::from_ms(20_000));
+    }
+
+    #[test]
+    fn does_not_pass_what_is_reserved_except_by_stamps() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        clock.reserve(Time::from_ms(2_000));
+        clock.set_physical_us(9_000_000);
+        assert_eq!(clock.now(), Time::from_ms(2_000));
+        assert_eq!(clock.tick().0, Time::from_ms(2_000).0);
+        assert_eq!(clock.tick().0, Time::from_ms(2_000).0 + 1);
+        assert_eq!(clock.physical(), Time::from_ms(9_000), "peers are judged by the real one");
+        clock.reserve(Time::from_ms(9_500));
+        assert_eq!(clock.now(), Time::from_ms(9_000));
     }
 
     #[test]

@@ -4,12 +4,22 @@
 //! compares and merges in the same way. Nothing in this crate reads a clock: physical time is
 //! always an argument.
 
+mod floor;
 mod hybrid;
+pub mod limits;
+mod majority;
 mod origin;
+mod reading;
 mod stamp;
 mod vector;
+mod watch;
 
-pub use hybrid::{ClockError, HybridClock, MAX_AHEAD_MS};
+pub use floor::Reservation;
+pub use hybrid::{ClockError, HybridClock};
+pub use limits::MAX_AHEAD_MS;
+pub use majority::{Majority, majority};
 pub use origin::{MAX_REGIONS, Origin};
+pub use reading::{ClockNote, PeerClock};
 pub use stamp::{Dot, Time};
 pub use vector::VersionVector;
+pub use watch::{ClockWatch, Fence, PeerOffset};

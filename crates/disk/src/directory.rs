@@ -11,6 +11,7 @@ use meridian_store::{Identity, LogPosition, Meta, StoreError};
 
 use crate::backup::{FROZEN, remove_directory};
 use crate::checkpoint::Checkpoint;
+use crate::clock_floor::ClockFloor;
 use crate::durable::DurableMark;
 use crate::file::{at, sync_directory};
 use crate::format::{self, FORMAT_FILE_NEW};
@@ -40,6 +41,8 @@ pub struct Opened {
     pub reader: LogReader,
     /// For recovery and the flusher.
     pub checkpoint: Checkpoint,
+    /// For the thread that reserves time.
+    pub clock_floor: ClockFloor,
     /// How the log was found.
     pub recovered: Recovered,
 }
@@ -87,6 +90,7 @@ impl DataDir {
         // Left by a backup that did not end; links to tables that would never be let go.
         remove_directory(&path.join(FROZEN))?;
         let checkpoint = Checkpoint::open(&path.join(ROCKS), &options, Arc::clone(&lock))?;
+        let clock_floor = ClockFloor::open(path, Arc::clone(&lock))?;
         let position = replay_from(path, identity, &checkpoint)?;
         let segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);
         let mark = DurableMark::open(&path.join(DURABLE))?;
@@ -97,7 +101,7 @@ impl DataDir {
         let recovered = Recovered { start, end: found.end, torn: found.torn.clone() };
         let (writer, syncer, reader) =
             log::handles(path.join(LOG), found, segment_bytes, mark, lock);
-        Ok(Opened { writer, syncer, reader, checkpoint, recovered })
+        Ok(Opened { writer, syncer, reader, checkpoint, clock_floor, recovered })
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! LOCK                      who uses the directory (an flock, and the process id as a hint)
+//! CLOCK                     up to where its hybrid clock may have gone
 //! FORMAT                    whose data it holds and in which format
 //! DURABLE                   how far the log is on disk, to tell rot from a torn write
 //! log/<16 hex digits>.seg   the log; a segment is named by the position of its first byte
@@ -16,6 +17,7 @@
 
 mod backup;
 mod checkpoint;
+mod clock_floor;
 mod directory;
 mod durable;
 mod file;
@@ -30,6 +32,7 @@ pub use backup::{
     Pace, Piece, Plan, Progress, Pruned, Repository, Restored, Source, Taken, restore, take,
 };
 pub use checkpoint::{Checkpoint, CheckpointStats, FrozenCheckpoint};
+pub use clock_floor::ClockFloor;
 pub use directory::{DataDir, Opened};
 pub use durable::DurableMark;
 pub use log::{LogHold, LogReader, LogSyncer, LogWriter, Recovered, TornTail};

@@ -44,6 +44,10 @@ pub(crate) const DIGESTS_BYTES_MAX: usize = 10 * 16_384;
 /// Memory for blocks of a frozen checkpoint that is read through.
 pub(crate) const FROZEN_CACHE_BYTES: usize = 8 << 20;
 
+/// The clock's floor is written in turn to two places so far apart: a sector that is torn in one
+/// leaves the other.
+pub(crate) const CLOCK_SLOT_BYTES: u64 = 512;
+
 /// Memory and disk that a directory may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {

@@ -37,7 +37,8 @@ pub struct Environment {
     pub regions: BTreeMap<Origin, String>,
     /// When replies leave.
     pub durability: Durability,
-    /// Why writes are refused at present (a full disk, a clock that is off), if they are.
+    /// The error that writes get at present (a full disk, a clock that is off), if they are
+    /// refused: a code in capitals and why.
     pub refuse_writes: Option<String>,
     /// Whether this region is the primary one.
     pub primary: bool,
@@ -317,6 +318,16 @@ impl Dispatcher {
             reply.null_array();
             return;
         }
+        let writes = |command: &Vec<Vec<u8>>| {
+            command.first().and_then(|name| self.find(name)).is_some_and(|r| r.1.access.writes())
+        };
+        if let Some(why) =
+            env.refuse_writes.as_ref().filter(|_| transaction.commands.iter().any(writes))
+        {
+            // They were not refused when the commands were queued.
+            reply.error(&format!("EXECABORT Transaction discarded because of: {why}"));
+            return;
+        }
         reply.array(transaction.commands.len());
         for command in &transaction.commands {
             let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
@@ -443,7 +454,7 @@ pub(crate) fn exec_row(call: &mut Call<'_>) {
 #[inline]
 fn check_write(env: &Environment, spec: &Spec, args: &[&[u8]]) -> Result<(), Vec<u8>> {
     if let Some(why) = &env.refuse_writes {
-        return Err(format!("MISCONF writes are refused: {why}").into_bytes());
+        return Err(why.clone().into_bytes());
     }
     if args.iter().map(|a| a.len()).sum::<usize>() > MAX_ARGUMENT_BYTES {
         return Err(TOO_MUCH.as_bytes().to_vec());

@@ -122,6 +122,17 @@ impl Stage {
         self.clock.set_physical_us(us);
     }
 
+    /// Nothing is stamped at or below `floor`, and hybrid time begins there: what an earlier life
+    /// may have promised or shown.
+    pub fn start_above(&mut self, floor: Time) {
+        self.clock.observe(floor);
+    }
+
+    /// Lets physical time carry hybrid time up to here; see [`HybridClock::reserve`].
+    pub fn reserve_time(&mut self, upto: Time) {
+        self.clock.reserve(upto);
+    }
+
     /// The hybrid clock.
     #[must_use]
     pub fn clock(&self) -> &HybridClock {

@@ -248,9 +248,19 @@ fn what_is_not_supported_says_so() {
 fn writes_can_be_refused() {
     let mut region = Region::new(0);
     region.run("SET k v");
-    region.engine.environment_mut().refuse_writes = Some("the disk is full".to_owned());
-    assert_eq!(region.run("SET k w"), "(error) MISCONF writes are refused: the disk is full");
+    region.engine.environment_mut().refuse_writes = None;
+    region.run("MULTI");
+    region.run("SET k w");
+    region.engine.environment_mut().refuse_writes = Some("MISCONF the disk is full".to_owned());
+    assert_eq!(
+        region.run("EXEC"),
+        "(error) EXECABORT Transaction discarded because of: MISCONF the disk is full"
+    );
+    assert_eq!(region.run("SET k w"), "(error) MISCONF the disk is full");
     assert_eq!(region.run("GET k"), "v");
+    region.run("MULTI");
+    region.run("GET k");
+    assert_eq!(region.run("EXEC"), "[v]", "reading goes on");
     region.engine.environment_mut().refuse_writes = None;
     assert_eq!(region.run("SET k w"), "OK");
 }

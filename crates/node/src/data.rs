@@ -13,6 +13,7 @@ use meridian_replication::{
 };
 
 use crate::{
+    clocks::{self, Alarm, Clocks},
     lag::LagMeter,
     limits::{
         MAX_DIVERGENT_NAMES, RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS,
@@ -85,9 +86,6 @@ pub struct PeerLag {
     /// How old the oldest of this region's records may be that the peer has not acknowledged,
     /// in ms.
     pub unacknowledged_ms: u64,
-    /// The peer's physical clock minus this region's when its watermark came, in ms: includes
-    /// the time on the way.
-    pub clock_offset_ms: i64,
 }
 
 /// Where the tailer goes on, as the data says.
@@ -142,6 +140,7 @@ pub struct DataNode {
     listened_ms: u64,
     ticked_ms: Option<u64>,
     repairs: Repairs,
+    /// The steady clock at the last tick.
     now_ms: u64,
     scrub_due_ms: u64,
     watermark_due_ms: u64,
@@ -152,6 +151,7 @@ pub struct DataNode {
     /// The tailer's batches are compared with what each partition has, until one is applied
     /// that is only a part of a transaction.
     filter_mirror: bool,
+    clocks: Clocks,
     /// Frames applied from other regions.
     pub frames_applied: u64,
     /// Frames that lay too far in the future and were not applied.
@@ -166,6 +166,7 @@ impl DataNode {
         origins.insert(engine.stage().me());
         DataNode {
             engine,
+            clocks: Clocks::default(),
             config,
             inbox: Inbox::new(),
             peers: BTreeMap::new(),
@@ -257,8 +258,46 @@ impl DataNode {
         effects
     }
 
+    /// Begins with the clocks as they are (both in microseconds; the steady one's zero is
+    /// anywhere) and above `floor`, which an earlier life reserved on disk; zero if there was
+    /// none. From here on time does not pass what is reserved: see [`DataNode::floor_wanted`]. While
+    /// this region's clock is more than `limit_ms` from the majority's, it refuses to write.
+    pub fn start_clocks(&mut self, steady_us: u64, unix_us: u64, floor: Time, limit_ms: u64) {
+        let peers = self.config.peers.len();
+        self.clocks = Clocks::new(limit_ms);
+        self.clocks.start(&mut self.engine, (steady_us, unix_us), floor, peers);
+    }
+
+    /// Tells what the clocks show, in microseconds. Before anything else in a turn.
+    pub fn set_clocks(&mut self, steady_us: u64, unix_us: u64) {
+        self.clocks.set(&mut self.engine, (steady_us, unix_us));
+    }
+
+    /// Time that should be reserved on disk now, when more is needed than was asked for; then
+    /// [`DataNode::floor_granted`].
+    pub fn floor_wanted(&mut self) -> Option<Time> {
+        self.clocks.floor_wanted(&self.engine)
+    }
+
+    /// Time up to here is reserved, durably.
+    pub fn floor_granted(&mut self, upto: Time) {
+        self.clocks.floor_granted(&mut self.engine, upto);
+    }
+
+    /// What is known of time.
+    #[must_use]
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// What an operator must hear since the last call.
+    pub fn take_alarms(&mut self) -> Vec<Alarm> {
+        self.clocks.take_alarms()
+    }
+
     /// A session with a peer began.
     pub fn peer_up(&mut self, peer: Origin, session: u64) {
+        self.clocks.new_session(peer);
         let heard_ms = self.listened_ms;
         let greeting = self.versions.greeting(peer);
         self.peers.insert(peer, Peer { session, greeting, heard_ms, ..Peer::default() });
@@ -294,6 +333,10 @@ impl DataNode {
                 .repairs
                 .message(self.engine.stage_mut(), from, message, self.now_ms)
                 .map_err(|e| e.to_string()),
+            PeerMessage::Clock(note) => {
+                self.clocks.hear(&mut self.engine, from, &note);
+                Ok(())
+            }
             PeerMessage::Subscribe(_) | PeerMessage::Raft(_) => Ok(()),
         };
         if let Err(reason) = result {
@@ -332,6 +375,7 @@ impl DataNode {
         self.listened_ms += passed_ms.min(UNHEARD_MS_MAX);
         self.now_ms = now_ms;
         self.repair();
+        self.send_clock_notes();
         if now_ms >= self.watermark_due_ms {
             self.watermark_due_ms = now_ms + WATERMARK_EVERY_MS;
             self.send_watermarks();
@@ -343,6 +387,7 @@ impl DataNode {
         if now_ms >= self.resubscribe_due_ms {
             self.resubscribe_due_ms = now_ms + RESUBSCRIBE_EVERY_MS;
             self.find_stalled(now_ms);
+            self.clocks.look_again(&self.engine, now_ms);
             let missed = std::mem::take(&mut self.missed);
             self.reroute((!missed.is_empty()).then_some(&missed));
         } else if now_ms >= self.route_due_ms {
@@ -356,7 +401,9 @@ impl DataNode {
             let peers: Vec<Origin> = able.collect();
             self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }
-        if primary && now_ms >= self.sweep_due_ms {
+        // A reclaim is a write too.
+        let writes = primary && self.clocks.watch.fence().is_none();
+        if writes && now_ms >= self.sweep_due_ms {
             self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
             self.sweep();
         }
@@ -420,7 +467,10 @@ impl DataNode {
     /// Whether this region has what its peers had when their sessions began.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        let mut greeted = self.peers.values().filter(|p| p.version.is_some()).peekable();
+        // Nothing that a peer says counts while it claims what cannot be.
+        let honest =
+            |(o, p): &(&Origin, &Peer)| p.version.is_some() && !self.clocks.is_doubtful(**o);
+        let mut greeted = self.peers.iter().filter(honest).map(|(_, p)| p).peekable();
         let alone = self.config.peers.is_empty();
         (alone || greeted.peek().is_some())
             && greeted.all(|p| p.target.is_none() && !p.vectors.is_empty())
@@ -475,9 +525,11 @@ impl DataNode {
     fn watermark(&mut self, from: Origin, mark: &Watermark) -> Result<(), Malformed> {
         let partitions = self.engine.stage().partitions();
         let vectors = mark.vectors.unpack(partitions)?;
-        let now = Time(mark.now);
+        if !self.clocks.believes(&self.engine, from, &vectors) {
+            return Ok(());
+        }
+        let now = clocks::promise(&self.engine, mark);
         let me = self.engine.stage().me();
-        let physical = self.engine.stage().clock().physical().as_ms();
         let mut behind = false;
         for (number, theirs) in (0..partitions).zip(&vectors) {
             self.origins.extend(theirs.iter().map(|(origin, _)| origin));
@@ -496,11 +548,7 @@ impl DataNode {
         let my_now = self.engine.stage().clock().now();
         let unacknowledged_ms = behind_us.measure(me, my_now, &ours, &vectors);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.lag = PeerLag {
-                behind_ms,
-                unacknowledged_ms,
-                clock_offset_ms: mark.physical_ms as i64 - physical as i64,
-            };
+            peer.lag = PeerLag { behind_ms, unacknowledged_ms };
             if peer.vectors.is_empty() {
                 peer.target = behind.then(|| vectors.clone());
             }
@@ -517,9 +565,8 @@ impl DataNode {
     fn frame(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let header = meridian_store::Frame::decode(bytes)?.header;
         let bounded = !self.config.ablations.follow_any_clock;
-        if bounded && self.engine.stage().clock().check(header.last).is_err() {
+        if bounded && !self.clocks.admit(&self.engine, &header, self.now_ms) {
             self.frames_from_the_future += 1;
-            self.missed.insert(header.origin);
             return Ok(());
         }
         let partitions = self.engine.stage().partitions();
@@ -594,6 +641,16 @@ impl DataNode {
             // Only who has heard our greeting sends watermarks: perhaps it was lost on the way.
             if state.vectors.is_empty() {
                 let message = PeerMessage::Hello(self.hello(state.greeting));
+                self.effects.push(DataEffect::Send { peer, session, message });
+            }
+        }
+    }
+
+    fn send_clock_notes(&mut self) {
+        for (peer, state) in self.peers.iter().filter(|(_, p)| p.version.is_some()) {
+            if let Some(note) = self.clocks.note(*peer, self.now_ms) {
+                let (peer, session) = (*peer, state.session);
+                let message = PeerMessage::Clock(note);
                 self.effects.push(DataEffect::Send { peer, session, message });
             }
         }
@@ -724,6 +781,7 @@ impl DataNode {
                 });
                 if is_complete {
                     self.engine.stage_mut().partition_mut(number).retire(origin);
+                    self.clocks.holds.forget(origin);
                 }
             }
         }
@@ -743,7 +801,9 @@ impl DataNode {
             (*peer, view)
         };
         let up = self.peers.iter().filter(|(_, p)| p.version.is_some()).map(view).collect();
-        self.upstreams = self.router.route(self.listened_ms, me, &self.origins, &mine, &up);
+        let barred = |origin: &&Origin| !self.clocks.holds.is_barred(**origin);
+        let origins: BTreeSet<Origin> = self.origins.iter().filter(barred).copied().collect();
+        self.upstreams = self.router.route(self.listened_ms, me, &origins, &mine, &up);
         for (peer, origins) in self.upstreams.clone() {
             let Some(state) = self.peers.get_mut(&peer) else { continue };
             let missed = again.is_some_and(|again| !again.is_disjoint(&origins));

@@ -7,6 +7,7 @@
 //! storage.
 
 mod checkpoint;
+mod clocks;
 mod control;
 mod data;
 mod lag;
@@ -17,6 +18,7 @@ mod shipper;
 pub mod wire;
 
 pub use checkpoint::{CheckpointRun, export};
+pub use clocks::{Alarm, Claim, Clocks};
 pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
 pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};
 pub use recovery::{RecoverError, Recovered, recover};

@@ -3,6 +3,13 @@
 /// Watermarks (acknowledgements and promises) are sent this often, in milliseconds.
 pub const WATERMARK_EVERY_MS: u64 = 100;
 
+/// A peer whose clock is known is asked for it this often, in milliseconds; else with every
+/// watermark.
+pub const NOTE_EVERY_MS: u64 = 500;
+
+/// Alarms about time that wait to be told; further ones are only counted.
+pub const MAX_ALARMS: usize = 64;
+
 /// After frames were missed or held back, ask again this often, in milliseconds.
 pub const RESUBSCRIBE_EVERY_MS: u64 = 250;
 

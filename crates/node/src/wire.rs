@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use meridian_clock::Origin;
+use meridian_clock::{ClockNote, Origin};
 use meridian_codec::{Malformed, control};
 use meridian_replication::{
-    Hello, PROTOCOL_OLDEST, REPAIR_SINCE, Subscribe, Watermark, limits::MAX_BATCH_BYTES,
-    repair::RepairMessage,
+    CLOCK_SINCE, Hello, PROTOCOL_OLDEST, REPAIR_SINCE, Subscribe, Watermark,
+    limits::MAX_BATCH_BYTES, repair::RepairMessage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,8 @@ pub enum PeerMessage {
     },
     /// State repair.
     Repair(RepairMessage),
+    /// What time it is at the sender, and when the receiver had asked.
+    Clock(ClockNote),
 }
 
 impl PeerMessage {
@@ -70,12 +72,13 @@ impl PeerMessage {
             | PeerMessage::Watermark(_)
             | PeerMessage::Raft(_) => PROTOCOL_OLDEST,
             PeerMessage::Behind { .. } | PeerMessage::Repair(_) => REPAIR_SINCE,
+            PeerMessage::Clock(_) => CLOCK_SINCE,
         }
     }
 }
 
 /// How many kinds of messages this build knows.
-const KINDS: u8 = 6;
+const KINDS: u8 = 7;
 
 /// The largest kind that takes one byte (bincode's variable-length integers).
 const KIND_MAX: u8 = 250;
@@ -160,6 +163,7 @@ mod tests {
             PeerMessage::Raft(vec![1]),
             PeerMessage::Behind { number: 1, partitions: vec![0] },
             PeerMessage::Repair(RepairMessage::Close { number: 1 }),
+            PeerMessage::Clock(ClockNote { number: 1, physical_us: 2, answers: Some((3, 4)) }),
         ]
     }
 

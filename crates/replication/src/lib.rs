@@ -7,6 +7,7 @@
 //! had seen is applied.
 
 mod admission;
+mod hold;
 mod inbox;
 pub mod limits;
 mod message;
@@ -18,10 +19,11 @@ mod sketch;
 mod version;
 
 pub use admission::{Admission, admit};
+pub use hold::{Held, Holds};
 pub use inbox::{Inbox, InboxEvent, Lenience};
 pub use message::{Batch, Hello, Subscribe, Vectors, Watermark};
 pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
-pub use version::{PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions};
+pub use version::{CLOCK_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions};

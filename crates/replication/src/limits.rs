@@ -44,6 +44,13 @@ pub const RELAY_HOP_MS: u64 = 4;
 /// would if there were none, in milliseconds.
 pub const RELAY_LOAD_MS: u64 = 20;
 
+/// An origin that is held because its stamps lie in the future is looked at again this often, in
+/// milliseconds: it may have been put right.
+pub const HOLD_LOOK_EVERY_MS: u64 = 15_000;
+
+/// The most origins that are held at a time; there are no more.
+pub const MAX_HELD_ORIGINS: usize = meridian_clock::MAX_REGIONS;
+
 const _: () = assert!(BATCH_TARGET_BYTES < MAX_BATCH_BYTES);
 const _: () = assert!(SILENT_AFTER_MS < STUCK_AFTER_MS);
 

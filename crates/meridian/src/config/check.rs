@@ -20,6 +20,11 @@ const ROUND_TRIP_MS_MAX: u64 = 10_000;
 /// Fewer clients than this is a slip.
 const CLIENTS_MIN: u32 = 1;
 
+/// Closer than this no clock is kept over a network that has a bad day.
+const SKEW_MS_MIN: u64 = 20;
+/// Clocks that are further apart than this hold each other's writes.
+const SKEW_MS_MAX: u64 = meridian_clock::MAX_AHEAD_MS / 2;
+
 const _: () = assert!(REGIONS_MAX <= MAX_REGIONS);
 
 impl ClusterFile {
@@ -41,6 +46,10 @@ impl ClusterFile {
         self.backup.as_ref().map_or(Ok(()), super::backup::BackupSection::check)?;
         self.check_storage()?;
         ensure!(self.limits.max_clients >= CLIENTS_MIN, "limits.max_clients: at least one");
+        ensure!(
+            (SKEW_MS_MIN..=SKEW_MS_MAX).contains(&self.limits.clock_skew_ms),
+            "limits.clock_skew_ms: from {SKEW_MS_MIN} to {SKEW_MS_MAX}"
+        );
         self.check_names("failover.priority", &self.failover.priority)?;
         self.check_postgres()?;
         tracing_subscriber::EnvFilter::try_new(&self.log).with_context(|| {

@@ -219,6 +219,9 @@ pub struct Limits {
     pub max_clients: u32,
     /// Replies that may wait for one client; a client that does not read them is closed.
     pub client_output: Size,
+    /// A region whose clock is further than this from the majority's refuses to write, in
+    /// milliseconds.
+    pub clock_skew_ms: u64,
 }
 
 /// What Redis clients are asked for.
@@ -358,6 +361,7 @@ impl Default for Storage {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_clients: 10_000, client_output: Size(256 << 20) }
+        let clock_skew_ms = meridian_clock::limits::DEFAULT_SKEW_LIMIT_MS;
+        Limits { max_clients: 10_000, client_output: Size(256 << 20), clock_skew_ms }
     }
 }

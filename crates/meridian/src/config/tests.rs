@@ -84,6 +84,8 @@ fn slips_of_form_name_the_field_and_what_would_be_right() {
     refused_with("storage: {log_segment: 5 pounds}", &["storage.log_segment", "64MiB"]);
     refused_with("storage: {appendfsync: no}", &["storage.appendfsync", "always", "everysec"]);
     refused_with("limits: {max_clients: 0}", &["limits.max_clients"]);
+    refused_with("limits: {clock_skew_ms: 5}", &["limits.clock_skew_ms", "from 20"]);
+    refused_with("limits: {clock_skew_ms: 60000}", &["limits.clock_skew_ms", "30000"]);
 }
 
 #[test]

@@ -13,14 +13,16 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use meridian_clock::Origin;
+use meridian_clock::{Origin, Time};
 use meridian_disk::LogWriter;
+use meridian_failover::{CheckReport, StepOutcome};
 use meridian_keyspace::Engine;
 use meridian_node::{DataEffect, DataNode, export};
 use mio::{Events, Poll, Token};
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    alarms,
     backups::mark_of,
     clients::Clients,
     inbound::{Acknowledgement, Checks, ToExecutor},
@@ -48,6 +50,8 @@ pub struct Executor {
     /// Tailer batches that are applied and not acknowledged.
     mirrored: std::collections::VecDeque<Acknowledgement>,
     mirror_acks: watch::Sender<u64>,
+    floors: std::sync::mpsc::SyncSender<Time>,
+    floor: Time,
     marked: u64,
     stop: bool,
 }
@@ -70,6 +74,10 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// Positions that Postgres may forget.
     pub mirror_acks: watch::Sender<u64>,
+    /// Time that is to be reserved on disk.
+    pub floors: std::sync::mpsc::SyncSender<Time>,
+    /// Beyond what distance from the majority's clocks nothing is written, in milliseconds.
+    pub skew_limit_ms: u64,
 }
 
 impl Executor {
@@ -77,18 +85,24 @@ impl Executor {
     #[must_use]
     pub fn new(parts: Parts) -> Executor {
         let marked = parts.log.end().0;
+        let started = Instant::now();
+        let floor = Time(parts.shared.clock_floor.load(Ordering::Acquire));
+        let mut node = parts.node;
+        node.start_clocks(0, unix_us(), floor, parts.skew_limit_ms);
         Executor {
-            node: parts.node,
+            node,
             log: parts.log,
             clients: parts.clients,
             poll: parts.poll,
             inbound: parts.inbound,
             outgoing: parts.outgoing,
             shared: parts.shared,
-            started: Instant::now(),
+            started,
             checks: Checks::default(),
             mirrored: std::collections::VecDeque::new(),
             mirror_acks: parts.mirror_acks,
+            floors: parts.floors,
+            floor,
             marked,
             stop: false,
         }
@@ -123,7 +137,7 @@ impl Executor {
     /// One turn: everything that has arrived, one commit, everything that may leave.
     fn turn(&mut self, events: &Events) -> Result<()> {
         let began = Instant::now();
-        self.node.engine_mut().set_physical_us(unix_us());
+        self.follow_clocks();
         for event in events {
             match event.token() {
                 WAKER => {}
@@ -155,6 +169,24 @@ impl Executor {
         self.shared.foreign_mirror_ops.store(foreign, Ordering::Relaxed);
         self.shared.turn_seconds.observe(began.elapsed());
         Ok(())
+    }
+
+    /// What the clocks show now, and how far time may go.
+    fn follow_clocks(&mut self) {
+        let steady_us = self.started.elapsed().as_micros() as u64;
+        self.node.set_clocks(steady_us, unix_us());
+        let granted = Time(self.shared.clock_floor.load(Ordering::Acquire));
+        if granted > self.floor {
+            self.floor = granted;
+            self.node.floor_granted(granted);
+        }
+        if let Some(upto) = self.node.floor_wanted() {
+            // Without room the disk stands still, and so does time; more is asked for soon.
+            let _ = self.floors.try_send(upto);
+        }
+        for alarm in self.node.take_alarms() {
+            alarms::tell(&alarm);
+        }
     }
 
     /// Appends the commit that has been filled; its replies become releasable.
@@ -225,6 +257,12 @@ impl Executor {
                 let _ = reply.send(self.node.begin_mirror(&stream));
             }
             ToExecutor::Mirror(stream, batch) => self.mirror(&stream, &batch)?,
+            ToExecutor::Check(reply) if self.node.clocks().watch().fence().is_some() => {
+                // A region that refuses its clients' writes is not well, whatever its disk does.
+                let fine = StepOutcome::Ok { took_ms: 0 };
+                let write = StepOutcome::Failed;
+                let _ = reply.send(CheckReport { write, fsync: fine, read: fine });
+            }
             ToExecutor::Check(reply) => {
                 let key = Checks::write(self.node.engine_mut().stage_mut());
                 self.commit()?;

@@ -32,6 +32,9 @@ pub const INBOUND_MESSAGES: usize = 1024;
 /// Messages of the executor that may wait for the network.
 pub const OUTGOING_MESSAGES: usize = 4096;
 
+/// Reservations of time that may wait for the disk.
+pub const CLOCK_FLOORS: usize = 16;
+
 /// Events of the mesh that may wait.
 pub const MESH_EVENTS: usize = 256;
 

@@ -5,16 +5,19 @@
 //! sync thread       makes the log durable                        (sync.rs)
 //! checkpoint thread writes what changed to RocksDB               (checkpointer.rs)
 //! backup thread     takes backups, on order and by schedule      (backups.rs)
+//! clock thread      reserves time on disk ahead of its use          (clock_floor.rs)
 //! tokio             mesh, shipper, control plane, DNS, Postgres, admin port
 //! ```
 //! Each of them ends the process when its storage fails: what has not left is recovered from
 //! disk, and nothing else may be trusted after a failed write.
 
 mod admin;
+mod alarms;
 mod backups;
 mod capture;
 mod checkpointer;
 mod clients;
+mod clock_floor;
 mod control_log;
 mod executor;
 mod inbound;
@@ -27,7 +30,7 @@ mod sync;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Instant,
 };
 
@@ -148,9 +151,7 @@ impl Node {
         let (mesh_events, events) = mpsc::channel(limits::MESH_EVENTS);
         let handle = ExecutorHandle::new(to_executor, Arc::clone(&waker));
 
-        let mut stage = recovered.stage;
-        stage.set_physical_us(unix_us());
-        let mut engine = Engine::new(engine_config(config), stage, recovered.end);
+        let mut engine = Engine::new(engine_config(config), recovered.stage, recovered.end);
         engine.environment_mut().started_ms = unix_us() / 1000;
         let data = DataConfig {
             cluster: config.cluster.cluster.clone(),
@@ -164,6 +165,9 @@ impl Node {
         let syncer = Arc::new(opened.syncer);
         let mut node = DataNode::new(engine, data);
         node.set_relay_plan(config.cluster.relay_plan(me.0));
+        let clock_floor = opened.clock_floor;
+        shared.clock_floor.store(clock_floor.floor().0, Ordering::Release);
+        let (floors, floors_wanted) = std::sync::mpsc::sync_channel(limits::CLOCK_FLOORS);
         let executor = Executor::new(Parts {
             node,
             log: opened.writer,
@@ -173,6 +177,8 @@ impl Node {
             outgoing: to_network,
             shared: Arc::clone(&shared),
             mirror_acks,
+            floors,
+            skew_limit_ms: config.cluster.limits.clock_skew_ms,
         });
 
         let mesh = Mesh::start(config.mesh_config()?, mesh_events).context("starting the mesh")?;
@@ -278,6 +284,7 @@ impl Node {
 
         let durability = config.durability();
         let (sync_shared, last_syncer) = (Arc::clone(&shared), Arc::clone(&syncer));
+        let (floor_shared, floor_waker) = (Arc::clone(&shared), Arc::clone(&waker));
         let checkpointer = checkpointer::Checkpointer {
             checkpoint: opened.checkpoint,
             reader: opened.reader,
@@ -290,6 +297,12 @@ impl Node {
             ("sync", Box::new(move || sync::run(&syncer, durability, &sync_shared, &waker))),
             ("checkpoint", Box::new(move || checkpointer.run())),
             ("backup", Box::new(move || backups.run())),
+            (
+                "clock",
+                Box::new(move || {
+                    clock_floor::run(clock_floor, &floors_wanted, &floor_shared, &floor_waker)
+                }),
+            ),
         ];
         Ok(Node { executor, handle, tasks, threads, syncer: last_syncer, _dns: dns })
     }

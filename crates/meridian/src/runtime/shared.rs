@@ -47,6 +47,8 @@ pub struct Shared {
     pub turn_seconds: Histogram,
     /// How long syncs of the log take.
     pub sync_seconds: Histogram,
+    /// Hybrid time up to here is reserved on disk.
+    pub clock_floor: AtomicU64,
     /// An end-to-end check waits for the log to be synced.
     pub check_waits: AtomicBool,
     /// Position of the last complete checkpoint.

@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub residue: u64,
     /// Lag by peer.
     pub lags: BTreeMap<u16, PeerLag>,
+    /// What is known of time.
+    pub clock: ClockFacts,
     /// Whom this region asks for whose frames.
     pub upstreams: BTreeMap<u16, Vec<u16>>,
     /// The protocol that is spoken with each peer.
@@ -79,6 +81,47 @@ pub struct Snapshot {
     pub caught_up: bool,
     /// A digest of the vectors: equal where the same operations are applied.
     pub vectors_digest: u64,
+}
+
+/// Clocks of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ClockFacts {
+    /// The error that writes get because of this node's clock.
+    pub fence: Option<String>,
+    /// By peer: what its clock is ahead of this one, and what that may be wrong by, in
+    /// microseconds.
+    pub offsets: BTreeMap<u16, (i64, u64)>,
+    /// By held origin: how far its stamps are ahead of this node's clock, in milliseconds.
+    pub held: BTreeMap<u16, u64>,
+    /// Peers that claim what cannot be.
+    pub doubtful: Vec<u16>,
+    /// Holds since the start.
+    pub holds: u64,
+    /// Fences since the start.
+    pub fences: u64,
+    /// Watermarks that claimed what cannot be.
+    pub watermarks_refused: u64,
+    /// Hybrid time minus the time that is believed, in milliseconds.
+    pub hybrid_ahead_ms: u64,
+}
+
+impl ClockFacts {
+    fn take(node: &DataNode) -> ClockFacts {
+        let (clocks, clock) = (node.clocks(), node.engine().stage().clock());
+        let (watch, physical_ms) = (clocks.watch(), clock.physical().as_ms());
+        let is_fenced = watch.fence().is_some();
+        let held = clocks.holds().iter();
+        ClockFacts {
+            fence: node.engine().environment().refuse_writes.clone().filter(|_| is_fenced),
+            offsets: watch.offsets().map(|o| (o.peer.0, (o.offset_us, o.error_us))).collect(),
+            held: held.map(|(o, h)| (o.0, h.stamp.as_ms().saturating_sub(physical_ms))).collect(),
+            doubtful: clocks.doubtful().iter().map(|o| o.0).collect(),
+            holds: clocks.holds().begun,
+            fences: watch.fenced_count,
+            watermarks_refused: clocks.watermarks_refused,
+            hybrid_ahead_ms: clock.now().as_ms().saturating_sub(physical_ms),
+        }
+    }
 }
 
 impl Snapshot {
@@ -117,6 +160,7 @@ impl Snapshot {
             conflict_feed_dropped: env.feed_dropped,
             residue: partitions.map(|p| stage.partition(p).residue() as u64).sum(),
             lags: node.lags().map(|(peer, lag)| (peer.0, lag)).collect(),
+            clock: ClockFacts::take(node),
             upstreams: node.upstreams().iter().map(|(p, o)| (p.0, ordinals(o))).collect(),
             protocols: node.protocols().map(|(peer, version)| (peer.0, version)).collect(),
             detours: node.detours(),

@@ -3,6 +3,7 @@
 
 mod backup;
 mod certificates;
+mod clocks;
 mod cluster;
 mod configuration;
 mod conflicts;

@@ -43,6 +43,7 @@ pub fn assess(facts: &Facts) -> Verdict {
         }
     }
     peers(facts, &mut verdict);
+    clocks(facts, &mut verdict);
     storage(facts, &mut verdict);
     backups(facts, &mut verdict);
     tailer(facts, &mut verdict);
@@ -63,6 +64,31 @@ fn peers(facts: &Facts, verdict: &mut Verdict) {
         let name = facts.name(*origin);
         verdict
             .add(Level::Degraded, format!("writes of {name} are refused: its history has forked"));
+    }
+}
+
+fn clocks(facts: &Facts, verdict: &mut Verdict) {
+    let Some(clock) = facts.snapshot.as_ref().map(|snapshot| &snapshot.clock) else { return };
+    if let Some(why) = &clock.fence {
+        verdict.add(Level::Unhealthy, why.clone());
+    }
+    for (origin, ahead_ms) in &clock.held {
+        let name = facts.name(*origin);
+        let s = ahead_ms / 1_000;
+        verdict.add(
+            Level::Degraded,
+            format!("writes of {name} are held: they are dated {s} s in the future"),
+        );
+    }
+    for origin in &clock.doubtful {
+        let name = facts.name(*origin);
+        verdict.add(
+            Level::Degraded,
+            format!(
+                "{name} claims to have writes that cannot be: it lies, or this region goes on from \
+                 an old copy"
+            ),
+        );
     }
 }
 
@@ -293,8 +319,23 @@ mod tests {
         check(
             |facts| facts.snapshot = sample::facts().snapshot,
             Level::Degraded,
-            &["writes of ap-southeast are refused: its history has forked"],
+            &[
+                "writes of ap-southeast are refused: its history has forked",
+                "writes of ap-southeast are held: they are dated 28800 s in the future",
+                "ap-southeast claims to have writes that cannot be: it lies, or this region goes \
+                 on from an old copy",
+            ],
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_unhealthy() {
+        let fence = |facts: &mut Facts| {
+            let mut snapshot = facts.snapshot.as_deref().unwrap().clone();
+            snapshot.clock.fence = Some("CLOCKSKEW this region's clock is off".to_owned());
+            facts.snapshot = Some(std::sync::Arc::new(snapshot));
+        };
+        check(fence, Level::Unhealthy, &["CLOCKSKEW this region's clock is off"]);
     }
 
     #[test]

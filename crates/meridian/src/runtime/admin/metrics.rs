@@ -5,6 +5,7 @@
 
 mod backup;
 mod capture;
+mod clocks;
 mod control;
 mod data;
 mod mesh;
@@ -44,6 +45,7 @@ impl Collector for Exporter {
         let mut out = Out(encoder);
         data::export(&self.0, &mut out)?;
         mesh::export(&self.0, &mut out)?;
+        clocks::export(&self.0, &mut out)?;
         storage::export(&self.0, &mut out)?;
         backup::export(&self.0, &mut out)?;
         control::export(&self.0, &mut out)?;

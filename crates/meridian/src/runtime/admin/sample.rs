@@ -23,7 +23,7 @@ use crate::runtime::{
     backups::{Counts, State as Backups},
     plane::View,
     shared::Histogram,
-    snapshot::Snapshot,
+    snapshot::{ClockFacts, Snapshot},
 };
 
 /// us-east in a cluster of three, primary, with ap-southeast down.
@@ -116,7 +116,10 @@ pub fn well() -> Facts {
     if let Some(view) = &mut facts.view {
         view.health = Health { level: Level::Healthy, reasons: Vec::new() };
     }
-    facts.snapshot = Some(Arc::new(Snapshot { quarantined: Vec::new(), ..snapshot() }));
+    let mut snapshot = Snapshot { quarantined: Vec::new(), ..snapshot() };
+    snapshot.clock.held.clear();
+    snapshot.clock.doubtful.clear();
+    facts.snapshot = Some(Arc::new(snapshot));
     if let Some(tailer) = &mut facts.tailer {
         tailer.last_error = None;
     }
@@ -151,9 +154,19 @@ fn snapshot() -> Snapshot {
         conflict_feed_dropped: 3,
         residue: 8,
         lags: BTreeMap::from([
-            (1, PeerLag { behind_ms: 45, unacknowledged_ms: 90, clock_offset_ms: -12 }),
+            (1, PeerLag { behind_ms: 45, unacknowledged_ms: 90 }),
             (2, PeerLag::default()),
         ]),
+        clock: ClockFacts {
+            fence: None,
+            offsets: BTreeMap::from([(1, (-12_000, 40_500))]),
+            held: BTreeMap::from([(2, 28_800_000)]),
+            doubtful: vec![2],
+            holds: 3,
+            fences: 1,
+            watermarks_refused: 9,
+            hybrid_ahead_ms: 4,
+        },
         upstreams: BTreeMap::from([(1, vec![1, 2])]),
         protocols: BTreeMap::from([(1, 2)]),
         detours: 6,

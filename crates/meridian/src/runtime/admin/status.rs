@@ -7,7 +7,7 @@ use meridian_postgres::Status;
 use serde_json::{Map, Value, json};
 
 use super::{facts::Facts, health};
-use crate::runtime::snapshot::Snapshot;
+use crate::runtime::snapshot::{ClockFacts, Snapshot};
 
 /// This build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -47,6 +47,7 @@ pub fn document(facts: &Facts) -> Value {
         "conflicts": snapshot.map(|s| s.conflicts),
         "quarantined": snapshot
             .map(|s| s.quarantined.iter().map(|o| facts.name(*o)).collect::<Vec<_>>()),
+        "clock": snapshot.map(|s| clock(&s.clock, facts)),
         "log": {
             "start": log.start.0,
             "end": log.end.0,
@@ -142,6 +143,7 @@ fn peers(facts: &Facts) -> Value {
     let entry = |peer: &PeerStats| {
         let snapshot = facts.snapshot.as_deref();
         let lag = snapshot.and_then(|s| s.lags.get(&peer.ordinal));
+        let clock = snapshot.and_then(|s| s.clock.offsets.get(&peer.ordinal));
         let upstream_for: Vec<String> = snapshot
             .and_then(|s| s.upstreams.get(&peer.ordinal))
             .into_iter()
@@ -157,7 +159,8 @@ fn peers(facts: &Facts) -> Value {
             "lag_ms": lag.map(|lag| lag.behind_ms),
             "unacknowledged_ms": lag.map(|lag| lag.unacknowledged_ms),
             "backlog_bytes": facts.backlog.get(&peer.ordinal),
-            "clock_offset_ms": lag.map(|lag| lag.clock_offset_ms),
+            "clock_offset_ms": clock.map(|(offset_us, _)| *offset_us as f64 / 1e3),
+            "clock_error_ms": clock.map(|(_, error_us)| *error_us as f64 / 1e3),
             "queued_bytes": peer.queued_bytes.iter().sum::<usize>(),
             "sent": traffic(&peer.sent),
             "received": traffic(&peer.received),
@@ -194,6 +197,17 @@ fn repairs(facts: &Facts, snapshot: &Snapshot) -> Value {
         "received_bytes": snapshot.repairs.received_bytes,
         "scrubbed": snapshot.repairs.scrubbed,
         "divergent": snapshot.repairs.divergent,
+    })
+}
+
+fn clock(clock: &ClockFacts, facts: &Facts) -> Value {
+    let held = clock.held.iter().map(|(origin, ahead_ms)| (facts.name(*origin), json!(ahead_ms)));
+    json!({
+        "fenced": clock.fence,
+        "fences": clock.fences,
+        "hybrid_ahead_ms": clock.hybrid_ahead_ms,
+        "held": held.collect::<Map<_, _>>(),
+        "doubtful": clock.doubtful.iter().map(|o| facts.name(*o)).collect::<Vec<_>>(),
     })
 }
 
@@ -266,7 +280,11 @@ mod tests {
         check(&document, "/peers/eu-central/protocol", json!(2));
         check(&document, "/peers/eu-central/unacknowledged_ms", json!(90));
         check(&document, "/peers/eu-central/backlog_bytes", json!(4096));
-        check(&document, "/peers/eu-central/clock_offset_ms", json!(-12));
+        check(&document, "/peers/eu-central/clock_offset_ms", json!(-12.0));
+        check(&document, "/peers/eu-central/clock_error_ms", json!(40.5));
+        check(&document, "/clock/fenced", Value::Null);
+        check(&document, "/clock/held/ap-southeast", json!(28_800_000));
+        check(&document, "/clock/doubtful", json!(["ap-southeast"]));
         check(&document, "/peers/eu-central/sent/wire_bytes", json!(3000));
         check(&document, "/peers/eu-central/received/raw_bytes", json!(18000));
         check(&document, "/peers/eu-central/upstream_for", json!(["eu-central", "ap-southeast"]));

@@ -89,13 +89,6 @@ fn lag(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
         "How old the oldest of this region's writes may be that the peer has not acknowledged",
         series(|lag| whole(lag.unacknowledged_ms)),
     )?;
-    out.gauge(
-        "meridian_peer_clock_offset",
-        Some(Unit::Seconds),
-        "The peer's clock minus this one's when its last watermark came, the time on the way \
-         included",
-        series(|lag| lag.clock_offset_ms),
-    )?;
     let backlog = facts.backlog.iter();
     out.gauge(
         "meridian_replication_backlog",
