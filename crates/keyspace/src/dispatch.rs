@@ -40,6 +40,10 @@ pub struct Environment {
     /// The error that writes get at present (a full disk, a clock that is off), if they are
     /// refused: a code in capitals and why.
     pub refuse_writes: Option<String>,
+    /// Why nothing is answered yet (the data is still on its way), if that is so.
+    pub loading: Option<String>,
+    /// Why writes belong elsewhere from now on (this region leaves the cluster), if that is so.
+    pub leaving: Option<String>,
     /// Whether this region is the primary one.
     pub primary: bool,
     /// Further sections of INFO: name and lines.
@@ -83,6 +87,8 @@ impl Environment {
             regions: config.regions.clone(),
             durability: config.durability,
             refuse_writes: None,
+            loading: None,
+            leaving: None,
             primary: false,
             info: BTreeMap::new(),
             config: BTreeMap::new(),
@@ -282,6 +288,16 @@ impl Dispatcher {
         if client.follows && client.protocol == Protocol::Resp2 && !leaves_feed_alone(spec.name) {
             return Err(NOT_WHILE_FOLLOWING.as_bytes().to_vec());
         }
+        if let Some(reason) = &env.loading
+            && !answers_while_loading(spec.name)
+        {
+            return Err(format!("LOADING {reason}").into_bytes());
+        }
+        if let Some(reason) = &env.leaving
+            && (spec.access.writes() || spec.name == "exec" && self.writes_in_transaction(client))
+        {
+            return Err(format!("READONLY {reason}").into_bytes());
+        }
         if spec.access.writes() {
             check_write(env, spec, args)?;
         }
@@ -291,6 +307,13 @@ impl Dispatcher {
             return Err(error.into());
         }
         Ok(row)
+    }
+
+    /// Whether a command that writes has been queued.
+    fn writes_in_transaction(&self, client: &Client) -> bool {
+        let queued = client.transaction.iter().flat_map(|transaction| &transaction.commands);
+        let mut rows = queued.filter_map(|command| self.find(command.first()?));
+        rows.any(|(_, spec)| spec.access.writes())
     }
 
     fn exec(
@@ -367,6 +390,14 @@ fn call(
 /// Whether a reader sees the key.
 pub fn is_visible(stage: &Stage, key: &[u8], now: Time) -> bool {
     stage.object(key).is_some_and(|o| o.visible(now).is_some())
+}
+
+/// Commands that need no data: as with Redis, whoever waits for the data may ask how far it is.
+fn answers_while_loading(name: &str) -> bool {
+    matches!(
+        name,
+        "auth" | "hello" | "quit" | "reset" | "info" | "client" | "command" | "config" | "select"
+    )
 }
 
 /// Commands that act at once although a MULTI is open.

@@ -101,6 +101,42 @@ fn flushall_spares_the_mirror_and_reserved_keys() {
 }
 
 #[test]
+fn a_region_that_joins_answers_no_data() {
+    let mut region = Region::new(0);
+    region.run("SET k v");
+    region.engine.environment_mut().loading = Some("the data is on its way".to_owned());
+    let loading = "(error) LOADING the data is on its way";
+    for command in ["GET k", "SET k w", "PING", "MULTI", "DBSIZE"] {
+        assert_eq!(region.run(command), loading, "{command}");
+    }
+    assert!(region.run("INFO").contains("redis_version"));
+    region.engine.environment_mut().loading = None;
+    assert_eq!(region.run("GET k"), "v");
+}
+
+#[test]
+fn a_region_that_leaves_writes_nothing_new() {
+    let mut region = Region::new(0);
+    region.run("SET k v");
+    for queued in ["MULTI", "SET k w", "GET k"] {
+        region.run(queued);
+    }
+    region.engine.environment_mut().leaving = Some("write to another region".to_owned());
+    let aborted =
+        "(error) EXECABORT Transaction discarded because of: READONLY write to another region";
+    assert_eq!(region.run("EXEC"), aborted);
+    let refused = "(error) READONLY write to another region";
+    for command in ["SET k w", "DEL k", "EXPIRE k 10", "INCR n", "FLUSHALL"] {
+        assert_eq!(region.run(command), refused, "{command}");
+    }
+    assert_eq!(region.run("GET k"), "v", "reads go on");
+    for queued in ["MULTI", "GET k"] {
+        region.run(queued);
+    }
+    assert_eq!(region.run("EXEC"), "[v]");
+}
+
+#[test]
 fn a_password_is_asked_for() {
     let mut region = Region::with(config(0, Some("secret")));
     let refused = "(error) NOAUTH Authentication required.";

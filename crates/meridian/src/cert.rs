@@ -29,7 +29,9 @@ pub fn run(args: &CertArgs) -> Result<()> {
     let paths = Paths::resolve(&cluster, args.cluster.data_dir.clone());
     match &args.action {
         CertAction::Init => init(&paths),
-        CertAction::Issue { regions, out } => issue(&cluster, &paths, regions, out.as_deref()),
+        CertAction::Issue { regions, out, new } => {
+            issue(&cluster, &paths, regions, out.as_deref(), *new)
+        }
         CertAction::Show => show(&cluster, &paths),
     }
 }
@@ -86,7 +88,9 @@ fn issue(
     paths: &Paths,
     regions: &[String],
     out: Option<&Path>,
+    is_new: bool,
 ) -> Result<()> {
+    ensure!(!is_new || !regions.is_empty(), "--new: name the region");
     let names: Vec<&str> = match regions {
         [] => cluster.names(),
         some => some.iter().map(String::as_str).collect(),
@@ -97,7 +101,9 @@ fn issue(
         format!("the cluster's authority in {} (made by: meridian cert init)", directory.display())
     })?;
     for name in names {
-        cluster.region(name)?;
+        if !is_new {
+            cluster.region(name)?;
+        }
         let directory = out.map_or_else(|| certificates(cluster, paths, name), Path::to_path_buf);
         authority.issue(name, &cluster.cluster)?.save(&directory)?;
         writeln!(std::io::stdout(), "{name}: {}", directory.display())?;
@@ -200,7 +206,9 @@ mod tests {
         let paths = Paths { base: directory.path().to_owned() };
         init(&paths).unwrap();
         assert!(init(&paths).unwrap_err().to_string().contains("already"));
-        issue(&cluster(), &paths, &["us-east".into()], None).unwrap();
-        assert!(issue(&cluster(), &paths, &["mars".into()], None).is_err());
+        issue(&cluster(), &paths, &["us-east".into()], None, false).unwrap();
+        assert!(issue(&cluster(), &paths, &["mars".into()], None, false).is_err());
+        assert!(issue(&cluster(), &paths, &[], None, true).is_err(), "a new region has a name");
+        issue(&cluster(), &paths, &["mars".into()], None, true).unwrap();
     }
 }

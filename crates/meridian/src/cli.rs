@@ -1,5 +1,6 @@
 //! The command line: what can be said, and the help that teaches it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -45,7 +46,7 @@ pub enum Command {
     /// Break and mend the links of a cluster that `meridian up` runs.
     #[command(after_help = WAN_EXAMPLES)]
     Wan(WanArgs),
-    /// Kill, freeze and start regions of a cluster that `meridian up` runs.
+    /// Take a region out of the cluster; kill, freeze and start those that `meridian up` runs.
     #[command(after_help = REGION_EXAMPLES)]
     Region(RegionArgs),
     /// Take, list, verify and prune backups of a region.
@@ -54,6 +55,12 @@ pub enum Command {
     /// Make a region's directory out of backups, as it was at any instant that they cover.
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore(RestoreArgs),
+    /// List what a dead region's disk has and nobody else, or write it again.
+    #[command(after_help = SALVAGE_HELP)]
+    Salvage(SalvageArgs),
+    /// Add this machine to a running cluster as a new region, and run its node.
+    #[command(after_help = JOIN_HELP)]
+    Join(JoinArgs),
     /// Make and inspect the cluster's certificates.
     #[command(after_help = CERT_EXAMPLES)]
     Cert(CertArgs),
@@ -231,8 +238,101 @@ pub enum WanAction {
     },
 }
 
-const REGION_EXAMPLES: &str = "\
+const SALVAGE_HELP: &str = "\
 Examples:
+  meridian salvage DATA_DIR/sa-east --via 10.0.0.1:7500            list them (as --list)
+  meridian salvage DATA_DIR/sa-east --via 10.0.0.1:7500 --merge    write them again
+
+For a region that was declared dead. Its own writes that no living region has are read from its
+log and, with --merge, repeated in their order as new writes through a client connection: they win
+over what was written to the same keys since, so look at the list first. What was merged is marked
+in DIR/salvaged and not merged twice. MERIDIAN_PASSWORD is the password for --merge.";
+
+/// What a dead region had written.
+#[derive(Args, Clone, Debug)]
+pub struct SalvageArgs {
+    /// The region's directory (DATA_DIR/REGION).
+    pub directory: PathBuf,
+    /// The admin port of a running node.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub via: String,
+    /// Only list them, which is what is done without --merge as well.
+    #[arg(long, conflicts_with = "merge")]
+    pub list: bool,
+    /// Write them again.
+    #[arg(long)]
+    pub merge: bool,
+    /// Where to write them [default: the Redis port of the node that was asked].
+    #[arg(long, value_name = "IP:PORT", requires = "merge")]
+    pub redis: Option<SocketAddr>,
+}
+
+const JOIN_HELP: &str = "\
+Examples:
+  meridian cert issue sa-east --new --out sa-east      where ca.key is; take the directory along
+  meridian join sa-east --via 10.0.0.1:7500 --certificates sa-east \\
+      --redis 10.0.0.4:7379 --mesh 10.0.0.4:7400 --admin 10.0.0.4:7500 --dns 10.0.0.4:53
+
+The node asks a running one for an ordinal, writes DATA_DIR/NAME/regions.yaml and runs: it gets the
+data while traffic flows, and is shown how far it is. Until it lags behind the others by no more
+than failover.admit_lag_ms, clients get -LOADING, and neither DNS nor the primary role comes here.
+The other regions need no change and no restart. When it has joined, run it like any other node:
+  meridian node --config DATA_DIR/NAME/regions.yaml --region NAME --data-dir DATA_DIR
+`meridian join` again in the same directory goes on where it was.";
+
+/// A new region.
+#[derive(Args, Clone, Debug)]
+pub struct JoinArgs {
+    /// The new region's name, as in its certificate.
+    pub name: String,
+    /// The admin port of a running node.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub via: String,
+    /// Where Redis clients connect.
+    #[arg(long, value_name = "IP:PORT")]
+    pub redis: SocketAddr,
+    /// Where the mesh listens (UDP).
+    #[arg(long, value_name = "IP:PORT")]
+    pub mesh: SocketAddr,
+    /// Health, metrics, status.
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: SocketAddr,
+    /// The DNS server.
+    #[arg(long, value_name = "IP:PORT")]
+    pub dns: SocketAddr,
+    /// Under which host:port the others reach the mesh [default: --mesh].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub mesh_address: Option<String>,
+    /// What DNS answers for this region; may be repeated [default: the address of --redis].
+    #[arg(long = "client-address", value_name = "IP")]
+    pub client_addresses: Vec<IpAddr>,
+    /// Directory that holds a directory for each region [default: below ~/.local/state].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of ca.pem, node.pem and node.key [default: DATA_DIR/NAME/certificates].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
+    pub certificates: Option<PathBuf>,
+    /// When a write is acknowledged: on disk, or on disk within a second.
+    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
+    pub appendfsync: Option<AppendFsync>,
+    /// What is logged [default: warn, so that the progress can be seen].
+    #[arg(long, value_name = "FILTER", env = "MERIDIAN_LOG")]
+    pub log: Option<String>,
+    /// Get the ordinal and write the files, but do not run the node.
+    #[arg(long)]
+    pub prepare_only: bool,
+    /// End when the standard input closes: with whoever started this node.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+const REGION_EXAMPLES: &str = "\
+Examples of a cluster on many machines (see also: meridian join):
+  meridian region leave sa-east --via 10.0.0.1:7500   hand everything over, then go
+  meridian region dead sa-east --via 10.0.0.1:7500    it will not come back: wait for it no more
+Both need a certificate of the cluster (--certificates), of whichever region.
+
+Examples with `meridian up`:
   meridian region kill us-east      SIGKILL, as a power cut would
   meridian region start us-east     start it again from its directory
   meridian region freeze us-east    SIGSTOP: it is there and says nothing
@@ -277,6 +377,39 @@ pub enum RegionAction {
         /// The region.
         name: String,
     },
+    /// Take it out of the cluster in order: it takes no more writes, hands over all that it has,
+    /// and ends. Nothing is lost; its ordinal is not used again.
+    Leave {
+        /// The region.
+        name: String,
+        /// How to reach the cluster.
+        #[command(flatten)]
+        via: ViaArgs,
+    },
+    /// Declare a region dead that will not come back: the others wait for it no more. What only
+    /// it had can be salvaged from its disk (meridian salvage).
+    Dead {
+        /// The region.
+        name: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// How to reach the cluster.
+        #[command(flatten)]
+        via: ViaArgs,
+    },
+}
+
+/// How a running cluster is reached, and what vouches for whoever asks.
+#[derive(Args, Clone, Debug)]
+pub struct ViaArgs {
+    /// The admin port of a running node [default: the first of the topology that answers].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub via: Option<String>,
+    /// A certificate of the cluster (ca.pem, node.pem, node.key) [default: the first below
+    /// DATA_DIR].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
+    pub certificates: Option<PathBuf>,
 }
 
 const BACKUP_EXAMPLES: &str = "\
@@ -412,6 +545,9 @@ pub enum CertAction {
         /// Where to, for a single region [default: DATA_DIR/REGION/certificates].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// The region is not in the topology yet: it is going to join.
+        #[arg(long)]
+        new: bool,
     },
     /// List certificates and until when they are valid.
     Show,

@@ -6,8 +6,10 @@ mod cli;
 mod config;
 mod http;
 mod logging;
+mod membership;
 mod restore;
 mod runtime;
+mod salvage;
 mod status;
 mod up;
 
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use cli::{Cli, Command, ConfigAction, NodeArgs};
+use cli::{Cli, Command, ConfigAction, NodeArgs, RegionAction};
 use config::{ClusterFile, EXAMPLE, NodeConfig, Overrides, Secret};
 
 fn main() -> ExitCode {
@@ -40,7 +42,15 @@ fn run(command: Command) -> Result<()> {
         Command::Down(args) => up::client::down(&args),
         Command::Status(args) => status::run(&args),
         Command::Wan(args) => up::client::wan(&args),
-        Command::Region(args) => up::client::region(&args),
+        Command::Region(args) => match &args.action {
+            RegionAction::Leave { name, via } => membership::leave(&args.cluster, name, via),
+            RegionAction::Dead { name, yes, via } => {
+                membership::dead(&args.cluster, name, *yes, via)
+            }
+            _ => up::client::region(&args),
+        },
+        Command::Join(args) => membership::join(&args),
+        Command::Salvage(args) => salvage::run(&args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Cert(args) => cert::run(&args),

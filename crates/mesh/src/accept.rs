@@ -1,7 +1,7 @@
 //! The side that is called: looks at certificates, passes known peers on, turns the others away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use quinn::{Connection, Endpoint, Incoming};
 use rustls::pki_types::CertificateDer;
@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::identity;
 use crate::limits::{ESTABLISH_TIMEOUT, HANDSHAKES_BEFORE_RETRY, HANDSHAKES_MAX};
+use crate::mesh::MeshEvent;
 use crate::peer::{Established, Peer};
 use crate::refusal::{self, Refusal, RefusalCounters};
 use crate::session::{self, OpenError};
@@ -18,13 +19,21 @@ pub(crate) struct Acceptor {
     pub(crate) me: u16,
     pub(crate) cluster: String,
     /// By region name: every peer, and where its calls go if it is the one to call.
-    pub(crate) callers: BTreeMap<String, (Arc<Peer>, Option<mpsc::Sender<Established>>)>,
+    pub(crate) callers: RwLock<BTreeMap<String, Known>>,
+    /// Regions that were members and are not any more.
+    pub(crate) retired: RwLock<BTreeMap<String, Refusal>>,
+    /// Told when this region itself is no member any more. Weak: the mesh ends when nobody
+    /// listens.
+    pub(crate) events: mpsc::WeakSender<MeshEvent>,
     /// Refused before it was certain who called.
     pub(crate) refused: RefusalCounters,
 }
 
+/// A peer, and where its calls go if it is the one to call.
+type Known = (Arc<Peer>, Option<mpsc::Sender<Established>>);
+
 /// A known peer, and where its connections go.
-type Caller<'a> = (&'a Peer, mpsc::Sender<Established>);
+type Caller = (Arc<Peer>, mpsc::Sender<Established>);
 
 /// Accepts calls until the endpoint is closed.
 pub(crate) async fn run(acceptor: Arc<Acceptor>, endpoint: Endpoint) {
@@ -107,7 +116,13 @@ impl Acceptor {
                 None
             }
             Err(OpenError::Lost(error)) => {
-                if let Some(refusal) = refusal::of_connection_error(&error, false) {
+                if let Some(refusal) = refusal::expelled_by(&error)
+                    && let Some(events) = self.events.upgrade()
+                {
+                    peer.count_refusal(refusal, "by the peer");
+                    let expelled = MeshEvent::Expelled { peer: peer.ordinal, refusal };
+                    drop(events.send(expelled).await);
+                } else if let Some(refusal) = refusal::of_connection_error(&error, false) {
                     let detail = refusal::printable(error.to_string().as_bytes());
                     peer.count_refusal(refusal, &detail);
                 }
@@ -116,7 +131,7 @@ impl Acceptor {
         }
     }
 
-    fn caller(&self, connection: &Connection) -> Result<Caller<'_>, (Refusal, String)> {
+    fn caller(&self, connection: &Connection) -> Result<Caller, (Refusal, String)> {
         let chain = connection
             .peer_identity()
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -125,10 +140,15 @@ impl Acceptor {
         };
         let region = identity::region_of(certificate, &self.cluster)
             .map_err(|refusal| (refusal, "not a certificate of this cluster".to_owned()))?;
-        match self.callers.get(&region) {
-            Some((peer, Some(calls))) => Ok((peer, calls.clone())),
+        let callers = self.callers.read().unwrap_or_else(PoisonError::into_inner);
+        match callers.get(&region) {
+            Some((peer, Some(calls))) => Ok((peer.clone(), calls.clone())),
             Some((_, None)) => Err((Refusal::WrongDirection, region)),
-            None => Err((Refusal::UnknownRegion, region)),
+            None => {
+                let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+                let why = retired.get(&region).copied();
+                Err((why.unwrap_or(Refusal::UnknownRegion), region))
+            }
         }
     }
 

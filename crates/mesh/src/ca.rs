@@ -215,6 +215,11 @@ impl NodeCertificate {
         }
     }
 
+    /// The node's certificate as PEM.
+    pub fn pem(&self) -> String {
+        self.certificate_pem.clone()
+    }
+
     /// The node's certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate

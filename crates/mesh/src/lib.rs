@@ -23,6 +23,7 @@ mod outbox;
 mod peer;
 mod refusal;
 mod session;
+mod signature;
 mod stats;
 mod tls;
 
@@ -34,9 +35,10 @@ pub use identity::{BadName, dns_name};
 pub use lane::{LANES, Lane, PROTOCOL_VERSION};
 pub use mesh::{
     DatagramError, DownReason, Mesh, MeshConfig, MeshError, MeshEvent, MeshHandle, PeerConfig,
-    SessionId,
+    RetiredPeer, SessionId,
 };
 pub use outbox::SendError;
 pub use refusal::Refusal;
+pub use signature::SignError;
 pub use stats::{MeshStats, PeerStats, Traffic};
 pub use tls::{ALPN, TlsError};

@@ -62,6 +62,9 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait between attempts to dial.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// A region that is no member any more and waits to be called is told so this often.
+pub const FAREWELL_EVERY: Duration = Duration::from_secs(5);
+
 /// A session that lasted this long counts as good: the next attempt is quick again.
 pub const STABLE_AFTER: Duration = Duration::from_secs(2);
 

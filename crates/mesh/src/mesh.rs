@@ -1,9 +1,10 @@
 //! The mesh as its user sees it: a configuration, a handle, events.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::identity::{self, BadName};
 use crate::lane::Lane;
 use crate::limits::{DATAGRAM_BYTES_MAX, SHUTDOWN_TIMEOUT};
 use crate::outbox::SendError;
-use crate::peer::{self, Dialer, Peer, Source};
+use crate::peer::{self, Dialer, Peer, Source, Stop};
 use crate::refusal::{self, Refusal, RefusalCounters};
 use crate::stats::{MeshStats, PeerStats};
 use crate::tls::{self, TlsError};
@@ -52,6 +53,20 @@ pub struct PeerConfig {
     pub name: String,
     /// `host:port`, looked up whenever it is called.
     pub address: String,
+}
+
+/// A region that was a member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetiredPeer {
+    /// Its ordinal, which nobody else gets.
+    pub ordinal: u16,
+    /// Its name; a new member may have the same one, and is a peer then.
+    pub name: String,
+    /// Where it was reached.
+    pub address: String,
+    /// [`Refusal::DeclaredDead`] or [`Refusal::HasLeft`]: what it is told when it calls, and, if
+    /// it waits to be called, what it is called for.
+    pub why: Refusal,
 }
 
 /// What happens on the mesh. For a session: first `PeerUp`, then anything, last `PeerDown`; a
@@ -92,6 +107,13 @@ pub enum MeshEvent {
         /// What it says.
         bytes: Bytes,
     },
+    /// A peer says that this region is no member of the cluster any more.
+    Expelled {
+        /// Which peer says so.
+        peer: u16,
+        /// [`Refusal::DeclaredDead`] or [`Refusal::HasLeft`].
+        refusal: Refusal,
+    },
     /// A lane that was [`SendError::Full`] has room again.
     Writable {
         /// The peer's ordinal.
@@ -127,6 +149,12 @@ pub enum DownReason {
     /// This mesh ends.
     #[error("shutdown")]
     Shutdown,
+    /// The region is not a peer any more ([`MeshHandle::set_peers`]).
+    #[error("no longer a peer")]
+    Removed,
+    /// The peer says that this region is no member any more.
+    #[error("refused by the peer for good: {0}")]
+    Expelled(Refusal),
     /// QUIC or this side failed.
     #[error("failed: {0}")]
     Failed(String),
@@ -139,6 +167,9 @@ impl DownReason {
             ConnectionError::Reset => DownReason::Restarted,
             ConnectionError::LocallyClosed => DownReason::Disconnected,
             ConnectionError::ApplicationClosed(close) => {
+                if let Some(refusal) = refusal::expelled_by(error) {
+                    return DownReason::Expelled(refusal);
+                }
                 DownReason::ClosedByPeer(refusal::printable(&close.reason))
             }
             ConnectionError::ConnectionClosed(close) => {
@@ -212,7 +243,7 @@ impl Mesh {
         events: mpsc::Sender<MeshEvent>,
     ) -> Result<MeshHandle, MeshError> {
         check(&config)?;
-        let MeshConfig { listen, cluster, ordinal: me, name: _, peers, certificate } = config;
+        let MeshConfig { listen, cluster, ordinal: me, name, peers, certificate } = config;
         let cannot_listen = |source| MeshError::Listen { listen, source };
         let socket = tls::bind(listen).map_err(cannot_listen)?;
         let endpoint = Endpoint::new(
@@ -224,44 +255,34 @@ impl Mesh {
         .map_err(cannot_listen)?;
         let local = endpoint.local_addr().map_err(cannot_listen)?;
         let client = tls::client_config(&certificate)?;
-        let (stop, stopped) = watch::channel(false);
-        let session_ids = Arc::new(AtomicU64::new(0));
-        let mut by_ordinal = BTreeMap::new();
-        let mut callers = BTreeMap::new();
-        for config in peers {
-            let peer = Arc::new(Peer::new(config.ordinal, config.name.clone()));
-            let (source, calls) = if me < config.ordinal {
-                let dialer = Dialer {
-                    endpoint: endpoint.clone(),
-                    config: client.clone(),
-                    server_name: identity::dns_name(&config.name, &cluster)?,
-                    address: config.address,
-                    me,
-                    backoff: Backoff::default(),
-                    wait: None,
-                    unanswered: 0,
-                };
-                (Source::Dial(Box::new(dialer)), None)
-            } else {
-                let (calls, called) = mpsc::channel(1);
-                (Source::Called(called), Some(calls))
-            };
-            tokio::spawn(peer::supervise(
-                peer.clone(),
-                source,
-                events.clone(),
-                session_ids.clone(),
-                stopped.clone(),
-            ));
-            by_ordinal.insert(config.ordinal, peer.clone());
-            callers.insert(config.name, (peer, calls));
-        }
-        let refused = RefusalCounters::default();
-        let acceptor = Arc::new(Acceptor { me, cluster, callers, refused });
-        tokio::spawn(accept::run(acceptor.clone(), endpoint.clone()));
-        tokio::spawn(close_at_the_end(endpoint.clone(), events, stopped));
-        let inner = Inner { endpoint, local, peers: by_ordinal, acceptor, stop };
-        Ok(MeshHandle { inner: Arc::new(inner) })
+        let (stop, stopped) = watch::channel(Stop::No);
+        let acceptor = Arc::new(Acceptor {
+            me,
+            cluster: cluster.clone(),
+            callers: RwLock::default(),
+            retired: RwLock::default(),
+            events: events.downgrade(),
+            refused: RefusalCounters::default(),
+        });
+        let inner = Inner {
+            me,
+            name,
+            cluster,
+            endpoint: endpoint.clone(),
+            client,
+            local,
+            peers: RwLock::default(),
+            farewells: Mutex::default(),
+            acceptor: acceptor.clone(),
+            session_ids: Arc::new(AtomicU64::new(0)),
+            events: events.downgrade(),
+            stop,
+        };
+        let handle = MeshHandle { inner: Arc::new(inner) };
+        handle.set_peers(peers, Vec::new())?;
+        tokio::spawn(accept::run(acceptor, endpoint.clone()));
+        tokio::spawn(close_at_the_end(endpoint, events, stopped));
+        Ok(handle)
     }
 }
 
@@ -272,14 +293,129 @@ pub struct MeshHandle {
 }
 
 struct Inner {
+    me: u16,
+    name: String,
+    cluster: String,
     endpoint: Endpoint,
+    client: quinn::ClientConfig,
     local: SocketAddr,
-    peers: BTreeMap<u16, Arc<Peer>>,
+    peers: RwLock<BTreeMap<u16, Running>>,
+    /// Tasks that tell regions that they are no members any more, by ordinal.
+    farewells: Mutex<BTreeMap<u16, (RetiredPeer, watch::Sender<Stop>)>>,
     acceptor: Arc<Acceptor>,
-    stop: watch::Sender<bool>,
+    session_ids: Arc<AtomicU64>,
+    events: mpsc::WeakSender<MeshEvent>,
+    stop: watch::Sender<Stop>,
+}
+
+/// A peer and the task that keeps its sessions.
+struct Running {
+    config: PeerConfig,
+    peer: Arc<Peer>,
+    stop: watch::Sender<Stop>,
+}
+
+impl Inner {
+    fn peer(&self, ordinal: u16) -> Option<Arc<Peer>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&ordinal).map(|running| running.peer.clone())
+    }
+
+    fn dialer(&self, name: &str, address: String) -> Result<Dialer, BadName> {
+        Ok(Dialer {
+            endpoint: self.endpoint.clone(),
+            config: self.client.clone(),
+            server_name: identity::dns_name(name, &self.cluster)?,
+            address,
+            me: self.me,
+            backoff: Backoff::default(),
+            wait: None,
+            unanswered: 0,
+        })
+    }
+
+    /// Begins to call a peer, or to expect its calls.
+    fn add(&self, config: PeerConfig) -> Result<Running, BadName> {
+        let peer = Arc::new(Peer::new(config.ordinal, config.name.clone()));
+        let (source, calls) = if self.me < config.ordinal {
+            let dialer = self.dialer(&config.name, config.address.clone())?;
+            (Source::Dial(Box::new(dialer)), None)
+        } else {
+            let (calls, called) = mpsc::channel(1);
+            (Source::Called(called), Some(calls))
+        };
+        let (stop, stopped) = watch::channel(Stop::No);
+        // Without a receiver of events the mesh is ending.
+        if let Some(events) = self.events.upgrade() {
+            let ids = self.session_ids.clone();
+            tokio::spawn(peer::supervise(peer.clone(), source, events, ids, stopped));
+        }
+        let mut callers = self.acceptor.callers.write().unwrap_or_else(PoisonError::into_inner);
+        callers.insert(config.name.clone(), (peer.clone(), calls));
+        Ok(Running { config, peer, stop })
+    }
+
+    /// Begins and ends to tell regions that they are no members any more.
+    fn set_retired(&self, retired: Vec<RetiredPeer>) -> Result<(), BadName> {
+        let by_name = retired.iter().map(|peer| (peer.name.clone(), peer.why)).collect();
+        *self.acceptor.retired.write().unwrap_or_else(PoisonError::into_inner) = by_name;
+        let mut farewells = self.farewells.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sender that is dropped ends its task.
+        farewells.retain(|_, (peer, _)| retired.contains(peer));
+        for peer in retired.into_iter().filter(|peer| peer.ordinal > self.me) {
+            if let Entry::Vacant(place) = farewells.entry(peer.ordinal) {
+                let dialer = self.dialer(&peer.name, peer.address.clone())?;
+                let (stop, stopped) = watch::channel(Stop::No);
+                tokio::spawn(peer::take_leave(dialer, peer.why, stopped));
+                place.insert((peer, stop));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl MeshHandle {
+    /// Changes who the peers are: new ones are called (or their calls expected), sessions of
+    /// those that are gone end, the others go on undisturbed. `retired` are regions that must not
+    /// come back; one whose name a peer has is passed over. Call it within the runtime.
+    ///
+    /// # Errors
+    /// When a name cannot stand in a certificate or two are the same; nothing has changed then.
+    pub fn set_peers(
+        &self,
+        peers: Vec<PeerConfig>,
+        mut retired: Vec<RetiredPeer>,
+    ) -> Result<(), MeshError> {
+        let inner = &self.inner;
+        check_peers(inner.me, &inner.name, &inner.cluster, &peers)?;
+        let is_taken = |name: &str| *name == inner.name || peers.iter().any(|p| p.name == name);
+        retired.retain(|peer| !is_taken(&peer.name));
+        for peer in &retired {
+            identity::dns_name(&peer.name, &inner.cluster)?;
+        }
+        let mut running = inner.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<u16> = running
+            .iter()
+            .filter(|(_, running)| !peers.contains(&running.config))
+            .map(|(ordinal, _)| *ordinal)
+            .collect();
+        for ordinal in gone {
+            let Some(gone) = running.remove(&ordinal) else { continue };
+            let mut callers =
+                inner.acceptor.callers.write().unwrap_or_else(PoisonError::into_inner);
+            callers.remove(&gone.config.name);
+            let why = retired.iter().find(|peer| peer.ordinal == ordinal).map(|peer| peer.why);
+            gone.stop.send_replace(Stop::Removed(why));
+        }
+        for config in peers {
+            if let Entry::Vacant(place) = running.entry(config.ordinal) {
+                place.insert(inner.add(config)?);
+            }
+        }
+        drop(running);
+        Ok(inner.set_retired(retired)?)
+    }
+
     /// Queues a message for a lane of a session; never waits. After [`SendError::Full`] a
     /// [`MeshEvent::Writable`] tells when to try again.
     pub fn try_send(
@@ -289,7 +425,7 @@ impl MeshHandle {
         lane: Lane,
         bytes: Bytes,
     ) -> Result<(), SendError> {
-        let current = self.inner.peers.get(&peer).and_then(|peer| peer.session());
+        let current = self.inner.peer(peer).and_then(|peer| peer.session());
         match current {
             Some(current) if current.id == session => current.outboxes[lane.index()].push(bytes),
             _ => Err(SendError::Gone),
@@ -301,7 +437,7 @@ impl MeshHandle {
         if bytes.len() > DATAGRAM_BYTES_MAX {
             return Err(DatagramError::TooLarge);
         }
-        let peer = self.inner.peers.get(&peer).ok_or(DatagramError::Gone)?;
+        let peer = self.inner.peer(peer).ok_or(DatagramError::Gone)?;
         let session = peer.session().ok_or(DatagramError::Gone)?;
         match session.connection.send_datagram(bytes) {
             Ok(()) => {
@@ -315,7 +451,7 @@ impl MeshHandle {
 
     /// Ends a session, say of a peer that sends nonsense. The pair will connect again.
     pub fn disconnect(&self, peer: u16, session: SessionId) {
-        let current = self.inner.peers.get(&peer).and_then(|peer| peer.session());
+        let current = self.inner.peer(peer).and_then(|peer| peer.session());
         if let Some(current) = current.filter(|current| current.id == session) {
             current.connection.close(refusal::DISCONNECTED_CODE.into(), b"disconnected");
         }
@@ -323,18 +459,19 @@ impl MeshHandle {
 
     /// The smoothed round trip to a peer, while connected.
     pub fn rtt(&self, peer: u16) -> Option<Duration> {
-        Some(self.inner.peers.get(&peer)?.session()?.rtt())
+        Some(self.inner.peer(peer)?.session()?.rtt())
     }
 
     /// What has happened with one peer.
     pub fn peer_stats(&self, peer: u16) -> Option<PeerStats> {
-        self.inner.peers.get(&peer).map(|peer| peer.stats())
+        self.inner.peer(peer).map(|peer| peer.stats())
     }
 
     /// What has happened so far.
     pub fn stats(&self) -> MeshStats {
+        let peers = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
         MeshStats {
-            peers: self.inner.peers.values().map(|peer| peer.stats()).collect(),
+            peers: peers.values().map(|running| running.peer.stats()).collect(),
             refused: self.inner.acceptor.refused.snapshot(),
         }
     }
@@ -348,7 +485,11 @@ impl MeshHandle {
     /// waited for. `PeerDown` is told for every session.
     pub async fn shutdown(&self) {
         // First the sessions, that they know why they end; no peer is called again after this.
-        self.inner.stop.send_replace(true);
+        self.inner.stop.send_replace(Stop::Shutdown);
+        for running in self.inner.peers.read().unwrap_or_else(PoisonError::into_inner).values() {
+            running.stop.send_replace(Stop::Shutdown);
+        }
+        self.inner.farewells.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.inner.endpoint.close(refusal::SHUTDOWN_CODE.into(), b"shutdown");
         let farewell = self.inner.endpoint.wait_idle();
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, farewell).await.is_err() {
@@ -369,10 +510,14 @@ fn check(config: &MeshConfig) -> Result<(), MeshError> {
     if mine.as_deref() != Ok(&config.name) {
         return Err(MeshError::NotMyCertificate { expected });
     }
-    let mut ordinals = BTreeSet::from([config.ordinal]);
-    let mut names = BTreeSet::from([config.name.as_str()]);
-    for peer in &config.peers {
-        identity::dns_name(&peer.name, &config.cluster)?;
+    check_peers(config.ordinal, &config.name, &config.cluster, &config.peers)
+}
+
+fn check_peers(me: u16, name: &str, cluster: &str, peers: &[PeerConfig]) -> Result<(), MeshError> {
+    let mut ordinals = BTreeSet::from([me]);
+    let mut names = BTreeSet::from([name]);
+    for peer in peers {
+        identity::dns_name(&peer.name, cluster)?;
         if !ordinals.insert(peer.ordinal) || !names.insert(&peer.name) {
             return Err(MeshError::Duplicate { name: peer.name.clone(), ordinal: peer.ordinal });
         }
@@ -384,7 +529,7 @@ fn check(config: &MeshConfig) -> Result<(), MeshError> {
 async fn close_at_the_end(
     endpoint: Endpoint,
     events: mpsc::Sender<MeshEvent>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Stop>,
 ) {
     tokio::select! {
         () = events.closed() => {}

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::limits::ESTABLISH_TIMEOUT;
+use crate::limits::{ESTABLISH_TIMEOUT, FAREWELL_EVERY};
 use crate::mesh::{DownReason, MeshEvent, SessionId};
 use crate::refusal::{self, Refusal, RefusalCounters};
 use crate::session::{self, Lanes, OpenError, Session};
@@ -103,13 +103,39 @@ impl Peer {
     }
 }
 
+/// Whether a peer's task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It does.
+    No,
+    /// This mesh ends.
+    Shutdown,
+    /// The region is not this side's peer any more; if it is no member either, why.
+    Removed(Option<Refusal>),
+}
+
+impl Stop {
+    /// What the other side is told, and what this one's user.
+    fn farewell(self) -> (quinn::VarInt, &'static str, DownReason) {
+        match self {
+            Stop::No | Stop::Shutdown => {
+                (refusal::SHUTDOWN_CODE.into(), "shutdown", DownReason::Shutdown)
+            }
+            Stop::Removed(None) => {
+                (refusal::REMOVED_CODE.into(), "no longer a peer", DownReason::Removed)
+            }
+            Stop::Removed(Some(why)) => (why.close_code(), why.as_str(), DownReason::Removed),
+        }
+    }
+}
+
 /// Runs a peer's sessions one after the other until told to stop or nobody listens.
 pub(crate) async fn supervise(
     peer: Arc<Peer>,
     mut source: Source,
     events: mpsc::Sender<MeshEvent>,
     session_ids: Arc<AtomicU64>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Stop>,
 ) {
     let mut waiting: Option<Established> = None;
     loop {
@@ -118,7 +144,7 @@ pub(crate) async fn supervise(
             None => tokio::select! {
                 () = stopped(&mut stop) => return,
                 _ = events.closed() => return,
-                next = source.next(&peer) => match next {
+                next = source.next(&peer, &events) => match next {
                     Some(established) => established,
                     None => return,
                 },
@@ -143,9 +169,10 @@ pub(crate) async fn supervise(
         let reason = tokio::select! {
             reason = &mut running => reason,
             () = stopped(&mut stop) => {
-                session.connection.close(refusal::SHUTDOWN_CODE.into(), b"shutdown");
+                let (code, words, reason) = stop.borrow().farewell();
+                session.connection.close(code, words.as_bytes());
                 running.await;
-                DownReason::Shutdown
+                reason
             }
             newer = source.newer(sequence) => {
                 // The peer would not call again if it still had the old connection.
@@ -156,7 +183,10 @@ pub(crate) async fn supervise(
             }
         };
         // Closing the endpoint may have reached the session before the word to stop did.
-        let reason = if *stop.borrow() { DownReason::Shutdown } else { reason };
+        let reason = match *stop.borrow() {
+            Stop::No => reason,
+            stopped => stopped.farewell().2,
+        };
         peer.retire(&session);
         tracing::info!(peer = %peer.name, session = id.0, %reason, "peer down");
         source.ended(began.elapsed());
@@ -168,15 +198,15 @@ pub(crate) async fn supervise(
 }
 
 /// Waits for the word to stop, or until nobody is left who could give it.
-pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
+pub(crate) async fn stopped(stop: &mut watch::Receiver<Stop>) {
+    drop(stop.wait_for(|stop| *stop != Stop::No).await);
 }
 
 impl Source {
     /// The next connection; None when there will be none.
-    async fn next(&mut self, peer: &Peer) -> Option<Established> {
+    async fn next(&mut self, peer: &Peer, events: &mpsc::Sender<MeshEvent>) -> Option<Established> {
         match self {
-            Source::Dial(dialer) => Some(dialer.dial_until_connected(peer).await),
+            Source::Dial(dialer) => Some(dialer.dial_until_connected(peer, events).await),
             Source::Called(calls) => calls.recv().await,
         }
     }
@@ -221,7 +251,11 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    async fn dial_until_connected(&mut self, peer: &Peer) -> Established {
+    async fn dial_until_connected(
+        &mut self,
+        peer: &Peer,
+        events: &mpsc::Sender<MeshEvent>,
+    ) -> Established {
         loop {
             if let Some(wait) = self.wait.take() {
                 tokio::time::sleep(wait).await;
@@ -233,6 +267,11 @@ impl Dialer {
                 }
                 Ok(Err(DialError::Refused(refusal, detail))) => {
                     peer.count_refusal(refusal, &detail);
+                }
+                Ok(Err(DialError::Expelled(refusal))) => {
+                    peer.count_refusal(refusal, "by the peer");
+                    let expelled = MeshEvent::Expelled { peer: peer.ordinal, refusal };
+                    drop(events.send(expelled).await);
                 }
                 Ok(Err(DialError::Unreachable(detail))) => self.tell_unanswered(peer, &detail),
                 Err(_) => self.tell_unanswered(peer, "not in time"),
@@ -253,18 +292,7 @@ impl Dialer {
     }
 
     async fn dial(&self, peer: u16) -> Result<Established, DialError> {
-        let local = self.endpoint.local_addr().map_err(DialError::unreachable)?;
-        let address = tokio::net::lookup_host(&self.address)
-            .await
-            .map_err(DialError::unreachable)?
-            .find(|address| can_reach(local, *address))
-            .ok_or_else(|| DialError::unreachable("the name has no address of this family"))?;
-        let connection = self
-            .endpoint
-            .connect_with(self.config.clone(), address, &self.server_name)
-            .map_err(DialError::unreachable)?
-            .await
-            .map_err(DialError::of)?;
+        let connection = self.connect().await?;
         match session::open_lanes(&connection, self.me, peer).await {
             Ok(lanes) => Ok(Established { connection, lanes, sequence: 0 }),
             Err(OpenError::Lost(error)) => Err(DialError::of(error)),
@@ -273,6 +301,39 @@ impl Dialer {
                 Err(DialError::Refused(refusal, "while opening lanes".into()))
             }
         }
+    }
+
+    async fn connect(&self) -> Result<Connection, DialError> {
+        let local = self.endpoint.local_addr().map_err(DialError::unreachable)?;
+        let address = tokio::net::lookup_host(&self.address)
+            .await
+            .map_err(DialError::unreachable)?
+            .find(|address| can_reach(local, *address))
+            .ok_or_else(|| DialError::unreachable("the name has no address of this family"))?;
+        self.endpoint
+            .connect_with(self.config.clone(), address, &self.server_name)
+            .map_err(DialError::unreachable)?
+            .await
+            .map_err(DialError::of)
+    }
+}
+
+/// Tells a region that waits to be called that it is no member any more, now and then: it may be
+/// away for long, and nobody else would tell it.
+pub(crate) async fn take_leave(dialer: Dialer, why: Refusal, mut stop: watch::Receiver<Stop>) {
+    let farewells = async {
+        loop {
+            let connecting = tokio::time::timeout(ESTABLISH_TIMEOUT, dialer.connect()).await;
+            if let Ok(Ok(connection)) = connecting {
+                connection.close(why.close_code(), why.as_str().as_bytes());
+                tracing::info!(name = %dialer.server_name, reason = %why, "told so");
+            }
+            tokio::time::sleep(FAREWELL_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = stopped(&mut stop) => {}
+        () = farewells => {}
     }
 }
 
@@ -283,6 +344,8 @@ fn can_reach(local: SocketAddr, remote: SocketAddr) -> bool {
 
 enum DialError {
     Refused(Refusal, String),
+    /// This region is no member any more.
+    Expelled(Refusal),
     Unreachable(String),
 }
 
@@ -292,6 +355,9 @@ impl DialError {
     }
 
     fn of(error: ConnectionError) -> DialError {
+        if let Some(refusal) = refusal::expelled_by(&error) {
+            return DialError::Expelled(refusal);
+        }
         let detail = refusal::printable(error.to_string().as_bytes());
         match refusal::of_connection_error(&error, true) {
             Some(refusal) => DialError::Refused(refusal, detail),

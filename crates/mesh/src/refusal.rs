@@ -37,11 +37,15 @@ pub enum Refusal {
     Slow,
     /// Too many handshakes were under way.
     Overload,
+    /// An operator has declared the region dead: it must not come back under its ordinal.
+    DeclaredDead,
+    /// The region has left the cluster.
+    HasLeft,
 }
 
 impl Refusal {
     /// All reasons, for metrics.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 16] = [
         Refusal::UntrustedCa,
         Refusal::WrongName,
         Refusal::UnknownRegion,
@@ -56,6 +60,8 @@ impl Refusal {
         Refusal::RefusedByPeer,
         Refusal::Slow,
         Refusal::Overload,
+        Refusal::DeclaredDead,
+        Refusal::HasLeft,
     ];
 
     /// The name in metrics and logs.
@@ -75,6 +81,8 @@ impl Refusal {
             Refusal::RefusedByPeer => "refused-by-peer",
             Refusal::Slow => "slow",
             Refusal::Overload => "overload",
+            Refusal::DeclaredDead => "declared-dead",
+            Refusal::HasLeft => "has-left",
         }
     }
 
@@ -96,6 +104,8 @@ pub(crate) const SHUTDOWN_CODE: u32 = 1;
 pub(crate) const REPLACED_CODE: u32 = 2;
 /// The application asked for it.
 pub(crate) const DISCONNECTED_CODE: u32 = 3;
+/// The region is not this side's peer any more.
+pub(crate) const REMOVED_CODE: u32 = 4;
 /// Codes from here on are refusals.
 const REFUSED_CODE: u32 = 16;
 
@@ -151,6 +161,14 @@ fn of_tls_alert(code: u64, dialed: bool) -> Refusal {
         Some(116) => Refusal::NoCertificate,
         _ => Refusal::WrongProtocol,
     }
+}
+
+/// Whether the other side ended the connection because this region is no member any more.
+pub(crate) fn expelled_by(error: &ConnectionError) -> Option<Refusal> {
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    [Refusal::DeclaredDead, Refusal::HasLeft]
+        .into_iter()
+        .find(|r| r.close_code() == close.error_code)
 }
 
 /// A peer's words for a log line: bounded, and printable.

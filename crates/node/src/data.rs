@@ -1,5 +1,7 @@
 //! The data of a region and its conversation with its peers about data.
 
+mod membership;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_cdc::{Batch as CdcBatch, Change, Position};
@@ -132,6 +134,9 @@ pub struct DataNode {
     router: Router,
     /// The way to each peer and back, in milliseconds, as far as it was measured.
     round_trips: BTreeMap<Origin, u64>,
+    /// Ordinals below this have been handed out, as far as is known here; all, where the peers are
+    /// configured.
+    handed_out: u16,
     upstreams: Upstreams,
     /// Origins whose frames must be asked for again.
     missed: BTreeSet<Origin>,
@@ -176,6 +181,7 @@ impl DataNode {
             versions: Versions::default(),
             router: Router::new(RelayPlan::direct()),
             round_trips: BTreeMap::new(),
+            handed_out: u16::MAX,
             upstreams: Upstreams::new(),
             missed: BTreeSet::new(),
             effects: Vec::new(),
@@ -337,7 +343,7 @@ impl DataNode {
                 self.clocks.hear(&mut self.engine, from, &note);
                 Ok(())
             }
-            PeerMessage::Subscribe(_) | PeerMessage::Raft(_) => Ok(()),
+            PeerMessage::Subscribe(_) | PeerMessage::Raft(_) | PeerMessage::Members(_) => Ok(()),
         };
         if let Err(reason) = result {
             self.effects.push(DataEffect::Disconnect { peer: from, session, reason });
@@ -770,7 +776,8 @@ impl DataNode {
     /// it than this one, nothing of it can arrive.
     fn retire_origins(&mut self) {
         let me = self.engine.stage().me();
-        let is_retired = |o: &&Origin| **o != me && !self.config.peers.contains(o);
+        let is_retired =
+            |o: &&Origin| **o != me && o.0 < self.handed_out && !self.config.peers.contains(o);
         let retired: Vec<Origin> = self.origins.iter().filter(is_retired).copied().collect();
         for origin in retired {
             for number in 0..self.engine.stage().partitions() {

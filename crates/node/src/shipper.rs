@@ -56,6 +56,18 @@ impl Shipper {
         self.spoken.insert(peer, newest);
     }
 
+    /// Changes who the peers are. The log is kept for a new one from now on; for one that is gone
+    /// it is kept no longer.
+    pub fn set_peers(&mut self, peers: &[Origin]) {
+        self.acknowledged.retain(|peer, _| peers.contains(peer));
+        self.senders.retain(|peer, _| peers.contains(peer));
+        self.spoken.retain(|peer, _| peers.contains(peer));
+        let nothing = vec![VersionVector::new(); usize::from(self.partitions)];
+        for peer in peers {
+            self.acknowledged.entry(*peer).or_insert_with(|| nothing.clone());
+        }
+    }
+
     /// A peer's session is over.
     pub fn peer_down(&mut self, peer: Origin, session: u64) {
         if self.senders.get(&peer).is_some_and(|(current, _)| *current == session) {
@@ -121,7 +133,10 @@ impl Shipper {
 
     /// A peer has durably applied this.
     pub fn acknowledge(&mut self, peer: Origin, vectors: Vec<VersionVector>) {
-        self.acknowledged.insert(peer, vectors);
+        // The last word of a region that is gone must not bring it back.
+        if let Some(known) = self.acknowledged.get_mut(&peer) {
+            *known = vectors;
+        }
     }
 
     /// Up to where the log may go: the checkpoint (at `checkpoint`) covers it, and every configured
@@ -150,6 +165,34 @@ mod tests {
     use super::*;
     use meridian_clock::Time;
     use meridian_replication::Vectors;
+
+    #[test]
+    fn the_log_waits_for_members_only() {
+        let (stays, dies, writer) = (Origin(1), Origin(2), Origin(0));
+        let mut vector = VersionVector::new();
+        vector.set(writer, Time(9));
+        let first = LogMark { position: LogPosition(0), vectors: vec![VersionVector::new()] };
+        let mut shipper = Shipper::new(1, vec![first], &[stays, dies]);
+        shipper.mark(LogPosition(100), vec![vector.clone()]);
+        shipper.acknowledge(stays, vec![vector.clone()]);
+        assert_eq!(
+            shipper.release(LogPosition(100), LogPosition(0)),
+            LogPosition(0),
+            "one has said nothing"
+        );
+        shipper.set_peers(&[stays]);
+        shipper.acknowledge(dies, vec![VersionVector::new()]);
+        assert_eq!(shipper.release(LogPosition(100), LogPosition(0)), LogPosition(100));
+        shipper.set_peers(&[stays, Origin(3)]);
+        shipper.mark(LogPosition(200), vec![vector.clone()]);
+        assert_eq!(
+            shipper.release(LogPosition(200), LogPosition(0)),
+            LogPosition(100),
+            "it waits for the new one"
+        );
+        shipper.acknowledge(Origin(3), vec![vector]);
+        assert_eq!(shipper.release(LogPosition(200), LogPosition(0)), LogPosition(200));
+    }
 
     #[test]
     fn no_sender_looks_behind_what_was_released() {

@@ -34,6 +34,8 @@ pub enum PeerMessage {
     Repair(RepairMessage),
     /// What time it is at the sender, and when the receiver had asked.
     Clock(ClockNote),
+    /// The agreed state as the sender knows it, so that a region that was away finds new ones.
+    Members(Vec<u8>),
 }
 
 impl PeerMessage {
@@ -71,14 +73,16 @@ impl PeerMessage {
             | PeerMessage::Subscribe(_)
             | PeerMessage::Watermark(_)
             | PeerMessage::Raft(_) => PROTOCOL_OLDEST,
-            PeerMessage::Behind { .. } | PeerMessage::Repair(_) => REPAIR_SINCE,
+            PeerMessage::Behind { .. } | PeerMessage::Repair(_) | PeerMessage::Members(_) => {
+                REPAIR_SINCE
+            }
             PeerMessage::Clock(_) => CLOCK_SINCE,
         }
     }
 }
 
 /// How many kinds of messages this build knows.
-const KINDS: u8 = 7;
+const KINDS: u8 = 8;
 
 /// The largest kind that takes one byte (bincode's variable-length integers).
 const KIND_MAX: u8 = 250;
@@ -164,6 +168,7 @@ mod tests {
             PeerMessage::Behind { number: 1, partitions: vec![0] },
             PeerMessage::Repair(RepairMessage::Close { number: 1 }),
             PeerMessage::Clock(ClockNote { number: 1, physical_us: 2, answers: Some((3, 4)) }),
+            PeerMessage::Members(vec![1]),
         ]
     }
 

@@ -11,8 +11,8 @@ use meridian_failover::{Cidr, MAX_REGIONS};
 use super::ClusterFile;
 use super::file::{Region, RoundTrip};
 
-/// The control group has no more voters than this, and every region votes.
-const REGIONS_MAX: usize = 7;
+/// Regions that a topology may name; [`ClusterFile::failover_config`] says which of them vote.
+const REGIONS_MAX: usize = MAX_REGIONS;
 /// Hash slots, which partitions share equally.
 const SLOTS: u16 = 16_384;
 /// The longest round trip that makes sense: to the other side of the earth by satellite.
@@ -24,8 +24,6 @@ const CLIENTS_MIN: u32 = 1;
 const SKEW_MS_MIN: u64 = 20;
 /// Clocks that are further apart than this hold each other's writes.
 const SKEW_MS_MAX: u64 = meridian_clock::MAX_AHEAD_MS / 2;
-
-const _: () = assert!(REGIONS_MAX <= MAX_REGIONS);
 
 impl ClusterFile {
     /// Checks what the types alone do not.

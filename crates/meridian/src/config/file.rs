@@ -145,7 +145,7 @@ pub struct RoundTrip {
 }
 
 /// Who may be primary, and how patient everybody is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailoverSection {
     /// Regions that may have the primary role, first choice first; all, as listed, if not given.
@@ -154,6 +154,21 @@ pub struct FailoverSection {
     /// Durations.
     #[serde(default)]
     pub timing: TimingSection,
+    /// A region that joins is admitted (to DNS, to clients, to the primary role) when it lags
+    /// behind its peers by no more than this, in milliseconds.
+    #[serde(default = "default_admit_lag_ms")]
+    pub admit_lag_ms: u64,
+}
+
+impl Default for FailoverSection {
+    fn default() -> Self {
+        let (priority, timing) = (Vec::new(), TimingSection::default());
+        FailoverSection { priority, timing, admit_lag_ms: default_admit_lag_ms() }
+    }
+}
+
+fn default_admit_lag_ms() -> u64 {
+    1_000
 }
 
 /// Durations of the failover controller in milliseconds; see `meridian_failover::Timing`.

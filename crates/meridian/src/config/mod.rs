@@ -16,7 +16,7 @@ mod replication;
 mod secret;
 mod size;
 
-pub use file::{AppendFsync, ClusterFile, EXAMPLE, Region};
+pub use file::{AppendFsync, ClusterFile, EXAMPLE, Region, RoundTrip};
 pub use node::{NodeConfig, Overrides};
 pub use paths::Paths;
 pub use secret::Secret;

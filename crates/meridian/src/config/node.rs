@@ -1,5 +1,6 @@
 //! One region's configuration with everything resolved.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,6 +39,8 @@ pub struct NodeConfig {
     pub region: Region,
     /// The others, and under which `host:port` this node reaches them.
     pub peers: Vec<Peer>,
+    /// Addresses of peers that go before what the cluster says, by name.
+    pub peer_addresses: BTreeMap<String, String>,
     /// Where everything is.
     pub paths: Paths,
     /// This region's `ca.pem`, `node.pem` and `node.key`.
@@ -111,6 +114,7 @@ impl NodeConfig {
             cluster,
             region,
             peers,
+            peer_addresses: overrides.peers.into_iter().collect(),
             paths,
             certificates,
             password,

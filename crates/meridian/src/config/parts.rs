@@ -89,7 +89,11 @@ impl ClusterFile {
         let priority = if chosen.is_empty() { all.clone() } else { chosen };
         // Who may not be primary is the first to lead the control group, then the last in line.
         let others = all.iter().filter(|ordinal| !priority.contains(ordinal)).copied();
-        let voters = others.chain(priority.iter().rev().copied()).collect();
+        let mut voters: Vec<u16> = others.chain(priority.iter().rev().copied()).collect();
+        if voters.len() > meridian_consensus::MAX_VOTERS {
+            // The last in line for the role first; the others follow without a vote.
+            voters.truncate(meridian_failover::VOTERS_MAX);
+        }
         FailoverConfig {
             id,
             voters,
@@ -154,17 +158,26 @@ impl NodeConfig {
         }
     }
 
+    /// Proves who this node is.
+    ///
+    /// # Errors
+    /// When it is missing or damaged; says how it is made.
+    pub fn certificate(&self) -> Result<NodeCertificate> {
+        NodeCertificate::load(&self.certificates).with_context(|| {
+            let name = &self.region.name;
+            format!(
+                "the certificates of {name} (make them with: meridian cert init; meridian cert \
+                 issue {name})"
+            )
+        })
+    }
+
     /// For the mesh; reads the certificates.
     ///
     /// # Errors
     /// When they are missing or damaged; says how they are made.
     pub fn mesh_config(&self) -> Result<MeshConfig> {
-        let certificate = NodeCertificate::load(&self.certificates).with_context(|| {
-            format!(
-                "the certificates of {} (make them with: meridian cert init; meridian cert issue {})",
-                self.region.name, self.region.name
-            )
-        })?;
+        let certificate = self.certificate()?;
         let peers = self.peers.iter().map(|peer| PeerConfig {
             ordinal: peer.ordinal,
             name: peer.name.clone(),

@@ -11,6 +11,7 @@ use super::ClusterFile;
 /// <base>/ca/                    the authority: ca.pem, ca.key (only where certificates are made)
 /// <base>/<region>/data/         log, checkpoint, and what the control group has voted
 /// <base>/<region>/certificates/ ca.pem, node.pem, node.key
+/// <base>/<region>/joined.state, join.token, regions.yaml   of a region that joined a cluster
 /// <base>/<region>/node.log      what the node says, when `up` has started it
 /// <base>/up.sock                how to reach a running `up`
 /// ```
@@ -47,6 +48,22 @@ impl Paths {
     /// A region's certificates, unless the file names another directory.
     pub fn certificates(&self, name: &str) -> PathBuf {
         self.region(name).join("certificates")
+    }
+
+    /// What a region that joined a running cluster was told: the agreed state in which it is a
+    /// member.
+    pub fn joined_state(&self, name: &str) -> PathBuf {
+        self.region(name).join("joined.state")
+    }
+
+    /// The number by which a region's directory asks for an ordinal.
+    pub fn join_token(&self, name: &str) -> PathBuf {
+        self.region(name).join("join.token")
+    }
+
+    /// The topology file of a region that joined.
+    pub fn joined_topology(&self, name: &str) -> PathBuf {
+        self.region(name).join("regions.yaml")
     }
 
     /// What a region's node has said, when `up` has started it.

@@ -27,6 +27,7 @@ use super::{
     clients::Clients,
     inbound::{Acknowledgement, Checks, ToExecutor},
     limits::{COMMIT_BYTES, EVENTS_PER_POLL, IDLE_WAKE, MESSAGES_PER_TURN},
+    members::{Company, Standing},
     shared::{Outgoing, Shared},
     snapshot::Snapshot,
 };
@@ -53,6 +54,8 @@ pub struct Executor {
     floors: std::sync::mpsc::SyncSender<Time>,
     floor: Time,
     marked: u64,
+    standing: Standing,
+    admit_lag_ms: u64,
     stop: bool,
 }
 
@@ -78,6 +81,8 @@ pub struct Parts {
     pub floors: std::sync::mpsc::SyncSender<Time>,
     /// Beyond what distance from the majority's clocks nothing is written, in milliseconds.
     pub skew_limit_ms: u64,
+    /// A region that joins serves when it lags behind its peers by no more than this, in ms.
+    pub admit_lag_ms: u64,
 }
 
 impl Executor {
@@ -104,6 +109,8 @@ impl Executor {
             floors: parts.floors,
             floor,
             marked,
+            standing: Standing::default(),
+            admit_lag_ms: parts.admit_lag_ms,
             stop: false,
         }
     }
@@ -164,7 +171,13 @@ impl Executor {
         self.note_durable();
         self.clients.flush(self.node.engine_mut());
         self.send_effects();
-        self.shared.caught_up.store(self.node.is_caught_up(), Ordering::Relaxed);
+        let is_caught_up = match self.standing {
+            Standing::Joining => self.node.is_within(self.admit_lag_ms),
+            Standing::Serving | Standing::Leaving => self.node.is_caught_up(),
+        };
+        self.shared.caught_up.store(is_caught_up, Ordering::Relaxed);
+        let is_drained = self.standing == Standing::Leaving && self.node.is_held_by_all();
+        self.shared.drained.store(is_drained, Ordering::Relaxed);
         let foreign = self.node.engine().stage().foreign_mirror_ops();
         self.shared.foreign_mirror_ops.store(foreign, Ordering::Relaxed);
         self.shared.turn_seconds.observe(began.elapsed());
@@ -257,6 +270,11 @@ impl Executor {
                 let _ = reply.send(self.node.begin_mirror(&stream));
             }
             ToExecutor::Mirror(stream, batch) => self.mirror(&stream, &batch)?,
+            ToExecutor::Check(reply) if self.standing == Standing::Leaving => {
+                // A check is a write, and a region that leaves writes nothing more.
+                let fine = StepOutcome::Ok { took_ms: 0 };
+                let _ = reply.send(CheckReport { write: fine, fsync: fine, read: fine });
+            }
             ToExecutor::Check(reply) if self.node.clocks().watch().fence().is_some() => {
                 // A region that refuses its clients' writes is not well, whatever its disk does.
                 let fine = StepOutcome::Ok { took_ms: 0 };
@@ -274,10 +292,25 @@ impl Executor {
                 let _ = reply.send(snapshot);
             }
             ToExecutor::Info(info) => self.node.engine_mut().environment_mut().info = info,
+            ToExecutor::Members(company) => self.follow(company),
             ToExecutor::RoundTrips(measured) => self.node.set_round_trips(measured),
             ToExecutor::Stop => self.stop = true,
         }
         Ok(())
+    }
+
+    /// Takes over who the other regions are, and how this one belongs to them.
+    fn follow(&mut self, company: Company) {
+        let Company { peers, handed_out, names, standing } = company;
+        self.node.set_members(peers, handed_out);
+        let env = self.node.engine_mut().environment_mut();
+        let region = &env.region;
+        env.loading = (standing == Standing::Joining)
+            .then(|| format!("region {region} joins the cluster and is getting its data"));
+        env.leaving = (standing == Standing::Leaving)
+            .then(|| format!("region {region} leaves the cluster: write to another region"));
+        env.regions = names;
+        self.standing = standing;
     }
 
     fn mirror(&mut self, stream: &str, batch: &meridian_cdc::Batch) -> Result<()> {

@@ -10,7 +10,7 @@ use meridian_node::{StreamPosition, wire::PeerMessage};
 use meridian_store::{CheckpointBatch, LogPosition};
 use tokio::sync::oneshot;
 
-use super::snapshot::Snapshot;
+use super::{members::Company, snapshot::Snapshot};
 
 /// Keys whose elements a checkpoint wants.
 pub type Portion = Vec<((u16, Vec<u8>), TouchedKey)>;
@@ -44,6 +44,8 @@ pub enum ToExecutor {
     Snapshot(oneshot::Sender<Snapshot>),
     /// Sections for INFO.
     Info(Info),
+    /// The members of the cluster have changed.
+    Members(Company),
     /// The way to each peer and back, in milliseconds.
     RoundTrips(BTreeMap<Origin, u64>),
     /// Finish.

@@ -63,6 +63,18 @@ pub const MIRROR_BATCHES: usize = 16;
 /// An answer of the executor to the admin port is given up after this.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A request to change the members is given up after this, in milliseconds.
+pub const MEMBER_PATIENCE_MS: u64 = 20_000;
+
+/// A request to change the members is proposed again this often, in milliseconds.
+pub const MEMBER_RETRY_MS: u64 = 1_000;
+
+/// Requests to change the members that may wait at once.
+pub const MEMBER_REQUESTS: usize = 16;
+
+/// How long a region that has left goes on, so that the others learn of it from this one too.
+pub const FAREWELL_MS: u64 = 1_000;
+
 /// INFO's section on the regions is renewed this often.
 pub const INFO_EVERY: Duration = Duration::from_secs(1);
 

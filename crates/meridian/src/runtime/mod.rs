@@ -22,6 +22,7 @@ mod control_log;
 mod executor;
 mod inbound;
 mod limits;
+mod members;
 mod network;
 mod plane;
 mod shared;
@@ -34,7 +35,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use meridian_clock::Origin;
 use meridian_disk::{DataDir, DiskStorage, LogSyncer, Opened};
 use meridian_dns::DnsServer;
@@ -52,6 +53,9 @@ use shared::Shared;
 
 pub use backups::Schedule;
 pub use executor::unix_us;
+
+/// The largest agreed state that a joined region's directory may hold, in bytes.
+const JOINED_STATE_BYTES_MAX: u64 = meridian_failover::MAX_STATE_BYTES as u64;
 
 /// The control group's log within a region's data directory.
 const CONTROL_LOG: &str = "control.log";
@@ -80,6 +84,11 @@ pub fn run(config: NodeConfig) -> Result<()> {
     node.run(&runtime)
 }
 
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    unix_us() / 1000
+}
+
 /// Opens the directory and rebuilds the data.
 fn open(config: &NodeConfig) -> Result<(Opened, Recovered)> {
     let directory = config.data_dir();
@@ -99,7 +108,7 @@ fn open(config: &NodeConfig) -> Result<(Opened, Recovered)> {
 }
 
 /// Unpredictable, so that no client can choose keys that collide.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
 }
@@ -115,6 +124,9 @@ struct Node {
     tasks: Vec<(&'static str, Task)>,
     threads: Vec<(&'static str, Thread)>,
     syncer: Arc<LogSyncer>,
+    farewell: watch::Receiver<Option<members::Farewell>>,
+    region: String,
+    directory: std::path::PathBuf,
     _dns: DnsServer,
 }
 
@@ -179,6 +191,7 @@ impl Node {
             mirror_acks,
             floors,
             skew_limit_ms: config.cluster.limits.clock_skew_ms,
+            admit_lag_ms: config.cluster.failover.admit_lag_ms,
         });
 
         let mesh = Mesh::start(config.mesh_config()?, mesh_events).context("starting the mesh")?;
@@ -200,27 +213,42 @@ impl Node {
         let dispatcher = Dispatcher {
             events,
             executor: handle.clone(),
-            shipper: to_shipper,
-            control: to_control,
+            shipper: to_shipper.clone(),
+            control: to_control.clone(),
             mesh: mesh.clone(),
             partitions,
             shared: Arc::clone(&shared),
         };
 
         let failover = config.failover_config();
-        let founding = ControlState::founding(&failover, config.cluster.founders())
-            .context("failover configuration")?;
-        let table = DnsTable::compute(&founding, &topology, &Default::default());
-        let dns = runtime
-            .block_on(DnsServer::start(&config.dns_config(), table))
-            .context("starting DNS")?;
+        let joined = joined_state(config)?;
+        let mut group_voters = failover.voters.clone();
+        let founding = match joined {
+            Some(state) => {
+                // It has no say in the group until the group says so.
+                group_voters.clear();
+                state
+            }
+            None => ControlState::founding(&failover, config.cluster.founders())
+                .context("failover configuration")?,
+        };
         let (log, records) = control_log::ControlLog::open(&config.data_dir().join(CONTROL_LOG))?;
         let round_trip = config.cluster.largest_round_trip_ms();
-        let group = meridian_consensus::GroupConfig::new(me.0, failover.voters.clone(), round_trip);
+        let group = meridian_consensus::GroupConfig::new(me.0, group_voters, round_trip);
         let control = ControlConfig { failover, group };
         let control = Control::with_state(control, founding, records, 0, unix_us())
             .map_err(|e| anyhow!(e))
             .context("control group")?;
+        let table = DnsTable::compute(
+            control.state(),
+            &topology.of_members(control.state()),
+            &Default::default(),
+        );
+        let dns = runtime
+            .block_on(DnsServer::start(&config.dns_config(), table))
+            .context("starting DNS")?;
+        let (farewell, farewells) = watch::channel(None);
+        let certificate = Arc::new(config.certificate()?);
         let view: plane::SharedView = Arc::default();
         let plane = plane::Plane {
             control,
@@ -232,7 +260,13 @@ impl Node {
             view: Arc::clone(&view),
             dns: dns.handle().clone(),
             topology,
-            peers: peers.iter().map(|p| p.0).collect(),
+            answering: None,
+            roster: members::Roster { me: me.0, addresses: config.peer_addresses.clone() },
+            followed: Default::default(),
+            shipper: to_shipper.clone(),
+            requests: Vec::new(),
+            farewell,
+            left_ms: None,
             started: Instant::now(),
         };
 
@@ -253,6 +287,8 @@ impl Node {
         let admin = admin::Admin {
             region: config.region.clone(),
             cluster: config.cluster.clone(),
+            certificate,
+            control: to_control,
             executor: handle.clone(),
             shared: Arc::clone(&shared),
             view,
@@ -304,7 +340,17 @@ impl Node {
                 }),
             ),
         ];
-        Ok(Node { executor, handle, tasks, threads, syncer: last_syncer, _dns: dns })
+        Ok(Node {
+            executor,
+            handle,
+            tasks,
+            threads,
+            syncer: last_syncer,
+            farewell: farewells,
+            region: config.region.name.clone(),
+            directory: config.paths.region(&config.region.name),
+            _dns: dns,
+        })
     }
 
     /// Runs everything until a signal comes or something fails.
@@ -343,6 +389,8 @@ impl Node {
             })
             .context("starting the executor thread")?;
         let handle = self.handle;
+        let (mut farewell, region, directory) = (self.farewell, self.region, self.directory);
+        let mut dead = None;
         runtime.block_on(async {
             let mut terminate =
                 tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -350,6 +398,10 @@ impl Node {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
                 _ = tokio::signal::ctrl_c() => tracing::info!("SIGINT: stopping"),
+                said = farewell.wait_for(Option::is_some) => match said.ok().and_then(|s| s.clone()) {
+                    Some(members::Farewell::Dead(by)) => dead = Some(by),
+                    _ => tracing::info!("region {region} has left the cluster: stopping"),
+                },
                 error = failures.recv() => {
                     // What has not left is recovered from disk; nothing here can be trusted.
                     return Err(error.unwrap_or_else(|| anyhow!("a part of the node has ended")));
@@ -359,8 +411,37 @@ impl Node {
         })?;
         thread.join().map_err(|_| anyhow!("the executor thread panicked"))??;
         self.syncer.sync().context("syncing the log for the last time")?;
+        if let Some(by) = dead {
+            bail!(
+                "region {region} was declared dead, says {by}: it cannot come back under its \
+                 ordinal. What only it has is kept: meridian salvage {} --via HOST:PORT. To use \
+                 the machine again: meridian join with another data directory",
+                directory.display()
+            );
+        }
         Ok(())
     }
+}
+
+/// What a region that joined a running cluster was told when it did.
+fn joined_state(config: &NodeConfig) -> Result<Option<ControlState>> {
+    let path = config.paths.joined_state(&config.region.name);
+    let what = || path.display().to_string();
+    let length = match std::fs::metadata(&path) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(what),
+    };
+    if length > JOINED_STATE_BYTES_MAX {
+        bail!("{}: {length} bytes are no agreed state", path.display());
+    }
+    let bytes = std::fs::read(&path).with_context(what)?;
+    let state = ControlState::decode(&bytes).with_context(what)?;
+    let me = state.members.get(config.region.ordinal);
+    if me.is_none_or(|member| member.name != config.region.name) {
+        bail!("{}: region {} is not in it", path.display(), config.region.name);
+    }
+    Ok(Some(state))
 }
 
 fn engine_config(config: &NodeConfig) -> EngineConfig {

@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use meridian_clock::{Origin, VersionVector};
 use meridian_disk::{LogReader, LogSyncer};
-use meridian_mesh::{Lane, MeshEvent, MeshHandle, SendError, SessionId};
+use meridian_failover::{ControlState, MemberChange};
+use meridian_mesh::{DownReason, Lane, MeshEvent, MeshHandle, Refusal, SendError, SessionId};
 use meridian_node::{
     DataEffect, Shipper,
     wire::{Assembler, PeerMessage, pieces},
@@ -22,7 +23,7 @@ use meridian_node::{
 use meridian_replication::Subscribe;
 use meridian_store::LogPosition;
 use mio::Waker;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     inbound::ToExecutor,
@@ -40,6 +41,8 @@ pub enum ToShipper {
     Writable,
     /// A session is over.
     PeerDown(Origin, u64),
+    /// The other regions are these.
+    Members(Vec<Origin>),
     /// A peer has durably applied this.
     Acknowledged(Origin, Vec<VersionVector>),
 }
@@ -50,6 +53,14 @@ pub enum ToControl {
     Heartbeat(u16, Bytes),
     /// A Raft message.
     Raft(u16, Vec<u8>),
+    /// A session with a peer began.
+    PeerUp(u16, SessionId),
+    /// A peer tells the agreed state as it knows it.
+    Learn(Vec<u8>),
+    /// A peer says that this region is no member any more.
+    Expelled(u16, Refusal),
+    /// An operator asks for a change of the members.
+    Member(MemberChange, oneshot::Sender<Result<ControlState, String>>),
 }
 
 /// The executor's channel and what wakes it.
@@ -81,6 +92,11 @@ impl ExecutorHandle {
             // The executor wakes by itself soon enough.
             let _ = self.waker.wake();
         }
+    }
+
+    /// Does not wait; whether there was room.
+    pub fn try_now(&self, message: ToExecutor) -> bool {
+        self.sender.try_send(message).is_ok() && self.waker.wake().is_ok()
     }
 
     /// The same from a thread outside of the runtime.
@@ -135,8 +151,16 @@ impl Dispatcher {
                 MeshEvent::PeerUp { peer, session } => {
                     tracing::info!(peer, "peer connected");
                     self.executor.send(ToExecutor::PeerUp(Origin(peer), session.0)).await?;
+                    // Told again whenever the members change.
+                    let _ = self.control.try_send(ToControl::PeerUp(peer, session));
+                }
+                MeshEvent::Expelled { peer, refusal } => {
+                    let _ = self.control.try_send(ToControl::Expelled(peer, refusal));
                 }
                 MeshEvent::PeerDown { peer, session, reason } => {
+                    if let DownReason::Expelled(refusal) = reason {
+                        let _ = self.control.try_send(ToControl::Expelled(peer, refusal));
+                    }
                     tracing::info!(peer, %reason, "peer disconnected");
                     let origin = Origin(peer);
                     assembler.forget(origin);
@@ -181,6 +205,10 @@ impl Dispatcher {
             PeerMessage::Raft(message) => {
                 // Raft repeats what is lost.
                 let _ = self.control.try_send(ToControl::Raft(peer, message));
+                Ok(())
+            }
+            PeerMessage::Members(state) => {
+                let _ = self.control.try_send(ToControl::Learn(state));
                 Ok(())
             }
             PeerMessage::Subscribe(request) => {
@@ -291,6 +319,10 @@ impl ShipperTask {
                 self.waiting.remove(&peer);
                 self.waiting_bulk.remove(&peer);
                 self.shipper.peer_down(peer, session);
+            }
+            ToShipper::Members(peers) => {
+                self.waiting.retain(|peer, _| peers.contains(peer));
+                self.shipper.set_peers(&peers);
             }
             ToShipper::Acknowledged(peer, vectors) => self.shipper.acknowledge(peer, vectors),
         }

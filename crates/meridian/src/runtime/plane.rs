@@ -11,17 +11,19 @@ use bytes::Bytes;
 use meridian_clock::Origin;
 use meridian_dns::DnsHandle;
 use meridian_failover::{
-    CheckReport, ControlState, DnsTable, Health, RegionView, StepOutcome, Topology,
+    CheckReport, ControlState, DnsTable, Health, Member, MemberStatus, Members, RegionView,
+    StepOutcome, Topology,
 };
-use meridian_mesh::{Lane, MeshHandle};
+use meridian_mesh::{Lane, MeshHandle, Refusal, SessionId};
 use meridian_node::{Control, ControlEffect, wire::PeerMessage};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     control_log::ControlLog,
     inbound::{Info, ToExecutor},
-    limits::{CHECK_EVERY, CHECK_TIMEOUT, CONTROL_TICK, INFO_EVERY},
-    network::{ExecutorHandle, ToControl},
+    limits::{CHECK_EVERY, CHECK_TIMEOUT, CONTROL_TICK, FAREWELL_MS, INFO_EVERY, MEMBER_REQUESTS},
+    members::{Farewell, Request, Roster, Verdict},
+    network::{ExecutorHandle, ToControl, ToShipper},
     shared::Shared,
 };
 
@@ -67,8 +69,20 @@ pub struct Plane {
     pub dns: DnsHandle,
     /// Regions, networks, orders.
     pub topology: Topology,
-    /// The other regions.
-    pub peers: Vec<u16>,
+    /// The same with the members that these answers are for.
+    pub answering: Option<(Members, Topology)>,
+    /// This region among the members.
+    pub roster: Roster,
+    /// The members that everybody here has been told of.
+    pub followed: Members,
+    /// For the members.
+    pub shipper: mpsc::Sender<ToShipper>,
+    /// Requests of operators.
+    pub requests: Vec<Request>,
+    /// Told when this node is to end for good.
+    pub farewell: watch::Sender<Option<Farewell>>,
+    /// When this region has seen that it has left.
+    pub left_ms: Option<u64>,
     /// Zero of the control plane's clock.
     pub started: Instant,
 }
@@ -104,6 +118,8 @@ impl Plane {
                 self.take(message);
             }
             self.turn()?;
+            self.follow_members();
+            self.answer_requests();
             self.publish(&mut published);
             if informed.elapsed() >= INFO_EVERY {
                 informed = Instant::now();
@@ -141,11 +157,11 @@ impl Plane {
 
     /// As measured, by peer with a session.
     fn round_trips(&self) -> BTreeMap<Origin, u64> {
-        let measured = |peer: &u16| {
-            let ms = self.mesh.rtt(*peer)?.as_millis() as u64;
-            Some((Origin(*peer), ms))
+        let measured = |(peer, _): (u16, &Member)| {
+            let ms = self.mesh.rtt(peer)?.as_millis() as u64;
+            Some((Origin(peer), ms))
         };
-        self.peers.iter().filter_map(measured).collect()
+        self.followed.live().filter_map(measured).collect()
     }
 
     fn now_ms(&self) -> u64 {
@@ -155,6 +171,23 @@ impl Plane {
     fn take(&mut self, message: ToControl) {
         let now_ms = self.now_ms();
         let taken = match message {
+            ToControl::PeerUp(peer, session) => {
+                self.tell_members(peer, session);
+                Ok(())
+            }
+            ToControl::Learn(state) => self.control.learn(&state),
+            ToControl::Expelled(peer, refusal) => {
+                self.expelled(peer, refusal);
+                Ok(())
+            }
+            ToControl::Member(change, reply) => {
+                if self.requests.len() < MEMBER_REQUESTS {
+                    self.requests.push(Request::new(change, now_ms, reply));
+                } else {
+                    let _ = reply.send(Err("too many requests wait".to_owned()));
+                }
+                Ok(())
+            }
             ToControl::Heartbeat(from, bytes) => self.control.receive(now_ms, from, &bytes),
             ToControl::Raft(from, bytes) => self.control.step(from, &bytes),
         };
@@ -163,9 +196,94 @@ impl Plane {
         }
     }
 
+    /// Tells everybody here who the members are, when they have changed. What has no room now is
+    /// told in the next turn.
+    fn follow_members(&mut self) {
+        let now_ms = self.now_ms();
+        let members = self.control.members();
+        match members.status(self.roster.me) {
+            Some(MemberStatus::Left) => {
+                let since_ms = *self.left_ms.get_or_insert(now_ms);
+                if now_ms >= since_ms + FAREWELL_MS {
+                    self.farewell.send_replace(Some(Farewell::Left));
+                }
+                return;
+            }
+            Some(MemberStatus::Dead) => {
+                let by = "the control group".to_owned();
+                self.farewell.send_replace(Some(Farewell::Dead(by)));
+                return;
+            }
+            _ => {}
+        }
+        if *members == self.followed || members.is_empty() {
+            return;
+        }
+        let company = self.roster.company(members);
+        let peers = company.peers.clone();
+        let told = self.executor.try_now(ToExecutor::Members(company))
+            && self.shipper.try_send(ToShipper::Members(peers)).is_ok();
+        if !told {
+            return;
+        }
+        let (peers, retired) = (self.roster.peers(members), self.roster.retired(members));
+        if let Err(error) = self.mesh.set_peers(peers, retired) {
+            tracing::error!(%error, "the mesh refuses the members");
+        }
+        self.followed = members.clone();
+        for (ordinal, member) in self.followed.iter() {
+            let status = member.status.as_str();
+            tracing::info!(region = member.name, ordinal, status, "member");
+        }
+        for peer in self.mesh.stats().peers {
+            if let Some(session) = peer.session {
+                self.tell_members(peer.ordinal, session);
+            }
+        }
+    }
+
+    /// Tells a peer who the members are, once that is more than the topology file says.
+    fn tell_members(&self, peer: u16, session: SessionId) {
+        let state = self.control.state();
+        if state.members.iter().all(|(_, member)| member.since == 0) {
+            return;
+        }
+        let bytes = Bytes::from(PeerMessage::Members(state.encode()).encode());
+        // A session that has just ended is followed by another.
+        let _ = self.mesh.try_send(peer, session, Lane::Control, bytes);
+    }
+
+    /// A peer says that this region is no member any more. The peer has proved to be one, so this
+    /// node ends: what it wrote from now on would only have to be salvaged.
+    fn expelled(&self, peer: u16, refusal: Refusal) {
+        let name = self.control.members().get(peer).map(|member| member.name.clone());
+        let by = name.unwrap_or_else(|| peer.to_string());
+        self.farewell.send_replace(Some(match refusal {
+            Refusal::HasLeft => Farewell::Left,
+            _ => Farewell::Dead(by),
+        }));
+    }
+
+    fn answer_requests(&mut self) {
+        let now_ms = self.now_ms();
+        for request in std::mem::take(&mut self.requests) {
+            match request.judge(self.control.state(), now_ms) {
+                Verdict::Answered => {}
+                Verdict::Wait(request) => self.requests.push(request),
+                Verdict::Propose(request, change) => {
+                    if let Err(error) = self.control.propose_member(change) {
+                        tracing::debug!(error, "a change of the members is not proposed yet");
+                    }
+                    self.requests.push(request);
+                }
+            }
+        }
+    }
+
     /// One turn: decide, make durable, let out.
     fn turn(&mut self) -> Result<()> {
         self.control.set_caught_up(self.shared.caught_up.load(Ordering::Relaxed));
+        self.control.set_drained(self.shared.drained.load(Ordering::Relaxed));
         // More than one round: what is persisted may make the next entries ready.
         loop {
             let turn = self.control.turn(self.now_ms());
@@ -195,8 +313,9 @@ impl Plane {
         match effect {
             ControlEffect::Broadcast(bytes) => {
                 let bytes = Bytes::from(bytes);
-                for peer in &self.peers {
-                    let _ = self.mesh.send_datagram(*peer, bytes.clone());
+                let live = self.followed.live().map(|(ordinal, _)| ordinal);
+                for peer in live.filter(|ordinal| *ordinal != self.roster.me) {
+                    let _ = self.mesh.send_datagram(peer, bytes.clone());
                 }
             }
             ControlEffect::Raft(to, message) => {
@@ -217,11 +336,14 @@ impl Plane {
         }
     }
 
-    fn publish(&self, published: &mut Option<DnsTable>) {
+    fn publish(&mut self, published: &mut Option<DnsTable>) {
         let now_ms = self.now_ms();
         let state = self.control.state();
-        let topology = self.topology.of_members(state);
-        let table = DnsTable::compute(state, &topology, &self.control.suspects(now_ms));
+        if self.answering.as_ref().is_none_or(|(members, _)| *members != state.members) {
+            self.answering = Some((state.members.clone(), self.topology.of_members(state)));
+        }
+        let topology = self.answering.as_ref().map_or(&self.topology, |(_, topology)| topology);
+        let table = DnsTable::compute(state, topology, &self.control.suspects(now_ms));
         if published.as_ref() != Some(&table) {
             self.dns.publish(table.clone());
             *published = Some(table);

@@ -35,6 +35,8 @@ pub struct Shared {
     pub primary: AtomicBool,
     /// This region has what its peers had.
     pub caught_up: AtomicBool,
+    /// This region leaves, and every other one durably has all that it has written.
+    pub drained: AtomicBool,
     /// The executor's messages that found no room.
     pub outgoing_dropped: AtomicU64,
     /// Batches of peers that the executor did not take in time.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_clock::Origin;
+use meridian_clock::{Origin, VersionVector};
 use meridian_keyspace::{Awaits, SLOTS};
 use meridian_node::{DataNode, PeerLag, RepairCounts, RepairProgress};
 
@@ -81,6 +81,8 @@ pub struct Snapshot {
     pub caught_up: bool,
     /// A digest of the vectors: equal where the same operations are applied.
     pub vectors_digest: u64,
+    /// What every partition has durably applied.
+    pub vectors: Vec<VersionVector>,
 }
 
 /// Clocks of one moment.
@@ -173,6 +175,7 @@ impl Snapshot {
                 .collect(),
             caught_up: node.is_caught_up(),
             vectors_digest: vectors_digest(&stage.vectors()),
+            vectors: engine.durable_vectors().to_vec(),
         }
     }
 }

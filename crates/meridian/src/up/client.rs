@@ -46,6 +46,9 @@ pub fn region(args: &RegionArgs) -> Result<()> {
         RegionAction::Start { name } => (name, RegionDo::Start),
         RegionAction::Freeze { name } => (name, RegionDo::Freeze),
         RegionAction::Thaw { name } => (name, RegionDo::Thaw),
+        RegionAction::Leave { .. } | RegionAction::Dead { .. } => {
+            bail!("that is asked of the cluster's nodes, not of the process that runs them")
+        }
     };
     tell(&args.cluster, Request::Region { name, action })
 }

@@ -7,5 +7,6 @@ mod clocks;
 mod cluster;
 mod configuration;
 mod conflicts;
+mod members;
 mod sessions;
 mod support;

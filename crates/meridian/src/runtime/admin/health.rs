@@ -50,10 +50,13 @@ pub fn assess(facts: &Facts) -> Verdict {
     verdict
 }
 
-/// Whether traffic may be sent here at all: it has started.
+/// Whether traffic may be sent here at all: it has started, and is a full member (a region that
+/// joins has not got its data yet, one that leaves takes no writes).
 #[must_use]
 pub fn is_ready(facts: &Facts) -> bool {
-    facts.snapshot.is_some() && facts.view.is_some()
+    let is_member =
+        facts.view.as_ref().is_some_and(|view| view.state.members.is_active(facts.origin));
+    facts.snapshot.is_some() && is_member
 }
 
 fn peers(facts: &Facts, verdict: &mut Verdict) {

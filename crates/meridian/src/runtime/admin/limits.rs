@@ -27,3 +27,12 @@ pub const ORDER_BYTES_MAX: usize = 16 << 10;
 
 /// The last good backup or check may be so many times as old as the schedule's period.
 pub const BACKUP_PATIENCE: u32 = 2;
+
+/// The largest request to change the members, in bytes.
+pub const REQUEST_BYTES: usize = 64 << 10;
+
+/// How far a request's time may be from this node's clock: an old one is not done again.
+pub const REQUEST_AGE_MS: u64 = 5 * 60 * 1000;
+
+/// How long the answer to a request may take: longer than the control plane is patient.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(25);

@@ -3,6 +3,7 @@
 //! It only reads, but for orders that come from this host (`orders.rs`), and it answers when nothing else does: what the executor does not tell in time
 //! is left out, and its silence is what `/healthz` reports.
 
+mod change;
 mod facts;
 mod health;
 mod limits;
@@ -27,35 +28,45 @@ use anyhow::{Context, Result};
 use axum::{
     Router,
     body::Body,
-    extract::{RawQuery, Request, State},
+    extract::{DefaultBodyLimit, RawQuery, Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use meridian_disk::{Checkpoint, LogReader};
 use meridian_dns::DnsHandle;
 use meridian_failover::Level;
-use meridian_mesh::MeshHandle;
+use meridian_mesh::{MeshHandle, NodeCertificate};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
 
 use super::{
-    backups::BackupDesk, capture, limits::SNAPSHOT_TIMEOUT, network::ExecutorHandle, plane,
+    backups::BackupDesk,
+    capture,
+    limits::SNAPSHOT_TIMEOUT,
+    network::{ExecutorHandle, ToControl},
+    plane,
     shared::Shared,
 };
 use crate::config::{ClusterFile, Region};
+use crate::membership::protocol;
 use facts::{Desk, Facts};
 use listener::BoundedListener;
 
 /// The paths, and what they tell.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 8] = [
     ("/", "a page that shows the cluster as this node sees it"),
     ("/healthz", "healthy, degraded (both 200) or unhealthy (503), with reasons; ?plain for text"),
     ("/readyz", "200 once the node has started"),
     ("/status", "everything about this node as JSON"),
     ("/metrics", "for Prometheus"),
     ("/backup", "how backups are going; POST from this host orders one"),
+    ("/vectors", "what this node durably has of every region"),
+    ("/members", "POST: changes who belongs to the cluster (meridian join, region leave, dead)"),
 ];
 
 /// Where orders are taken.
@@ -70,6 +81,10 @@ pub struct Admin {
     pub region: Region,
     /// The whole cluster.
     pub cluster: ClusterFile,
+    /// Proves who this node is, and who may change the members.
+    pub certificate: Arc<NodeCertificate>,
+    /// Asked to change the members.
+    pub control: mpsc::Sender<ToControl>,
     /// Asked for its numbers.
     pub executor: ExecutorHandle,
     /// Positions and counters.
@@ -144,6 +159,9 @@ fn router(port: Arc<Port>) -> Router {
         .route("/status", get(status_json))
         .route("/metrics", get(prometheus))
         .route(ORDERS, get(orders::show).post(orders::order))
+        .route("/vectors", get(change::vectors))
+        .route("/members", post(change::members))
+        .layer(DefaultBodyLimit::max(limits::REQUEST_BYTES))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&port), bound))
         .with_state(port)
@@ -151,7 +169,8 @@ fn router(port: Arc<Port>) -> Router {
 
 /// Sends callers away when there are too many, and those who want to change something.
 async fn bound(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
-    let is_order = *request.method() == Method::POST && request.uri().path() == ORDERS;
+    let path = request.uri().path();
+    let is_order = *request.method() == Method::POST && (path == ORDERS || path == protocol::PATH);
     if !is_order && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD")];
         return (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response();
@@ -203,7 +222,11 @@ async fn healthz(
 async fn readyz(State(port): State<Arc<Port>>) -> Response {
     match health::is_ready(&port.facts().await) {
         true => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
-        false => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting\n".to_owned()),
+        false => answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "not ready: it starts, joins or leaves\n".to_owned(),
+        ),
     }
 }
 

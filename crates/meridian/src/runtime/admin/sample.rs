@@ -186,7 +186,13 @@ fn snapshot() -> Snapshot {
         )],
         caught_up: true,
         vectors_digest: 0xabc,
+        vectors: Vec::new(),
     }
+}
+
+/// A view of this state and nothing else.
+pub fn view_of(state: ControlState) -> View {
+    View { state, ..view() }
 }
 
 fn view() -> View {

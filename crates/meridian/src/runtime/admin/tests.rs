@@ -40,6 +40,8 @@ fn the_examples_of_deployments_have_sound_topologies() {
 /// A node without an executor.
 struct Parts {
     admin: Option<Admin>,
+    ca: ClusterCa,
+    requests: Option<mpsc::Receiver<ToControl>>,
     questions: mpsc::Receiver<ToExecutor>,
     _poll: mio::Poll,
     _events: mpsc::Receiver<MeshEvent>,
@@ -62,7 +64,10 @@ async fn parts() -> Parts {
     let path = directory.path().join("data");
     let opened = DataDir::open(&path, &identity, DiskOptions::default()).unwrap();
 
-    let certificate = ClusterCa::create().unwrap().issue(&region.name, &cluster.cluster).unwrap();
+    let ca = ClusterCa::create().unwrap();
+    let certificate = ca.issue(&region.name, &cluster.cluster).unwrap();
+    let own = Arc::new(ca.issue(&region.name, &cluster.cluster).unwrap());
+    let (control, requests) = mpsc::channel(8);
     let nobody = std::net::UdpSocket::bind(any).unwrap().local_addr().unwrap();
     let peer = &cluster.regions[1];
     let mesh = MeshConfig {
@@ -98,6 +103,8 @@ async fn parts() -> Parts {
     let admin = Admin {
         region,
         cluster,
+        certificate: own,
+        control,
         executor: ExecutorHandle::new(sender, waker),
         shared: Arc::new(Shared::new(LogPosition(0), LogPosition(0))),
         view: Arc::default(),
@@ -112,12 +119,78 @@ async fn parts() -> Parts {
     };
     Parts {
         admin: Some(admin),
+        ca,
+        requests: Some(requests),
         questions,
         _poll: poll,
         _events: events,
         _dns: dns,
         _directory: directory,
     }
+}
+
+/// Posts a request; the code and the body.
+async fn post(address: SocketAddr, body: &str) -> (u16, String) {
+    let patience = std::time::Duration::from_secs(30);
+    let answer = crate::http::post(address, "/members", body, patience).await.unwrap();
+    (answer.status, answer.body)
+}
+
+#[tokio::test]
+async fn the_members_are_changed_by_who_can_prove_it_only() {
+    use crate::membership::protocol::{Joined, MemberRequest, Signed};
+    use meridian_failover::MemberChange;
+
+    let mut parts = parts().await;
+    let admin = parts.admin.take().unwrap();
+    let founders = admin.cluster.founders();
+    let config = admin.cluster.failover_config(admin.region.ordinal);
+    let state = ControlState::founding(&config, founders).unwrap();
+    *admin.view.lock().unwrap() = Some(crate::runtime::admin::sample::view_of(state.clone()));
+    let cluster = admin.cluster.cluster.clone();
+    let mut requests = parts.requests.take().unwrap();
+    tokio::spawn(async move {
+        while let Some(ToControl::Member(change, reply)) = requests.recv().await {
+            let _ = reply.send(state.after_member(&change).map_err(|e| e.to_string()));
+            assert!(!matches!(change, MemberChange::Left { .. }));
+        }
+    });
+    let address = serve(admin).await;
+    let at_ms = crate::runtime::unix_ms();
+    let join = |name: &str| MemberRequest::Join {
+        name: name.to_owned(),
+        token: 7,
+        mesh: "127.0.0.9:7400".to_owned(),
+        redis: "127.0.0.9:7379".parse().unwrap(),
+        admin: "127.0.0.9:7500".parse().unwrap(),
+        dns: "127.0.0.9:7553".parse().unwrap(),
+        clients: vec!["127.0.0.9".parse().unwrap()],
+        at_ms,
+    };
+    let signed = |request: &MemberRequest, ca: &ClusterCa, name: &str| {
+        let certificate = ca.issue(name, &cluster).unwrap();
+        serde_json::to_string(&Signed::new(request, &certificate).unwrap()).unwrap()
+    };
+    let (code, body) = post(address, &signed(&join("sa-east"), &parts.ca, "sa-east")).await;
+    assert_eq!(code, 200, "{body}");
+    let joined: Joined = serde_json::from_str(&body).unwrap();
+    assert_eq!(joined.ordinal, 3);
+    let (code, body) = post(address, &signed(&join("sa-east"), &parts.ca, "us-east")).await;
+    assert!(code == 403 && body.contains("cannot join as"), "{code} {body}");
+    let stranger = ClusterCa::create().unwrap();
+    let (code, _) = post(address, &signed(&join("sa-east"), &stranger, "sa-east")).await;
+    assert_eq!(code, 403);
+    let old = MemberRequest::Leave { name: "us-east".into(), at_ms: at_ms - 3_600_000 };
+    assert_eq!(post(address, &signed(&old, &parts.ca, "us-east")).await.0, 403);
+    let unknown = MemberRequest::Leave { name: "mars".into(), at_ms };
+    assert_eq!(post(address, &signed(&unknown, &parts.ca, "us-east")).await.0, 404);
+    let alive = MemberRequest::Dead { name: "eu-central".into(), at_ms };
+    let (code, body) = post(address, &signed(&alive, &parts.ca, "us-east")).await;
+    assert!(code == 409 && body.contains("not down"), "{code} {body}");
+    for nonsense in ["", "{}", "[1]", "{\"request\":\"\"}"] {
+        assert_eq!(post(address, nonsense).await.0, 400, "{nonsense}");
+    }
+    assert_eq!(post(address, &"x".repeat(limits::REQUEST_BYTES + 1)).await.0, 413);
 }
 
 /// Answers for the executor from now on.
