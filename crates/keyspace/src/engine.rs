@@ -5,6 +5,8 @@
 //! disk `synced`. A reply can be taken only from [`Engine::output`], which shows nothing before
 //! the commit that covers it has been appended (or, with [`Durability::Always`], synced).
 
+mod later;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use meridian_clock::{Origin, Time, VersionVector};
@@ -13,12 +15,11 @@ use meridian_store::LogPosition;
 
 use crate::{
     client::{Client, ClientId, Gate},
-    commands::{AboutClients, tokens},
+    commands::AboutClients,
     dispatch::{Dispatcher, Environment},
-    feed::{Followers, Lost},
-    session,
+    feed::Followers,
     stage::{FrameError, Stage, StageConfig},
-    waiting::{Outcome as WaitOutcome, Waiting},
+    waiting::Waiting,
 };
 
 /// When a reply may leave, as Redis's `appendfsync`.
@@ -191,10 +192,7 @@ impl Engine {
         if client.waits {
             return self.defer(id, args);
         }
-        if !client.replied {
-            client.replied = true;
-            self.replied.push(id);
-        }
+        mark_replied(&mut self.replied, client);
         let outcome = self.dispatcher.run(&mut self.stage, &mut self.environment, client, args);
         self.stage.end_command();
         if !outcome.about_clients.is_empty() {
@@ -207,80 +205,9 @@ impl Engine {
         if let Some(follows) = outcome.follow {
             self.set_follower(id, follows);
         }
-        if let Some(wait) = outcome.wait
-            && let Some(need) = wait.token.missing(&self.stage)
-        {
-            self.waiting.add(id, wait, need);
-            self.environment.waiting = self.waiting.len() as u64;
-            if let Some(client) = self.clients.get_mut(&id) {
-                client.waits = true;
-            }
+        if let Some(wait) = outcome.wait {
+            self.start_waiting(id, wait);
         }
-    }
-
-    /// Wakes the clients whose token is covered by now, and those that have waited long enough.
-    /// To be called after frames and watermarks, and at [`Engine::next_wake_ms`] at the latest;
-    /// `now_ms` is any steady clock. Commit afterwards.
-    pub fn wake(&mut self, now_ms: u64) {
-        if self.waiting.len() == 0 {
-            return;
-        }
-        for woken in self.waiting.due(&self.stage, now_ms) {
-            self.environment.waiting = self.waiting.len() as u64;
-            let Some(client) = self.clients.get_mut(&woken.client) else { continue };
-            client.waits = false;
-            if client.closing {
-                continue;
-            }
-            if !client.replied {
-                client.replied = true;
-                self.replied.push(woken.client);
-            }
-            match woken.outcome {
-                WaitOutcome::Covered(token) => {
-                    session::begin(client, &self.stage).join(&token);
-                    self.environment.awaits.waited += 1;
-                    Writer::new(&mut client.out, client.protocol).ok();
-                }
-                WaitOutcome::Stale(token) => {
-                    let mut reply = Writer::new(&mut client.out, client.protocol);
-                    tokens::stale(&mut reply, &self.stage, &mut self.environment, &token);
-                }
-            }
-            for command in woken.deferred {
-                let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-                self.execute(woken.client, &args);
-            }
-        }
-    }
-
-    /// When [`Engine::wake`] must be called though nothing has arrived.
-    #[must_use]
-    pub fn next_wake_ms(&self) -> Option<u64> {
-        self.waiting.next_ms()
-    }
-
-    /// What a client sends while it waits is run afterwards. One that sends more than may wait is
-    /// disconnected.
-    fn defer(&mut self, id: ClientId, args: &[&[u8]]) {
-        if self.waiting.defer(id, args) {
-            return;
-        }
-        if let Some(client) = self.clients.get_mut(&id) {
-            Writer::new(&mut client.out, client.protocol)
-                .error("ERR too many commands behind MERIDIAN.AWAIT");
-            client.closing = true;
-            if !client.replied {
-                client.replied = true;
-                self.replied.push(id);
-            }
-        }
-        self.stop_waiting(id);
-    }
-
-    fn stop_waiting(&mut self, id: ClientId) {
-        self.waiting.remove(id);
-        self.environment.waiting = self.waiting.len() as u64;
     }
 
     /// The client broke the protocol: it gets Redis's error, and the connection closes after it.
@@ -289,10 +216,7 @@ impl Engine {
             let protocol = client.protocol;
             Writer::new(&mut client.out, protocol).protocol_error(error);
             client.closing = true;
-            if !client.replied {
-                client.replied = true;
-                self.replied.push(id);
-            }
+            mark_replied(&mut self.replied, client);
         }
     }
 
@@ -407,31 +331,6 @@ impl Engine {
         (self.end, self.synced)
     }
 
-    fn set_follower(&mut self, id: ClientId, follows: bool) {
-        // What happened before concerns those who followed before.
-        self.publish();
-        self.followers.set(id, follows);
-        self.environment.followers = self.followers.len() as u64;
-        self.stage.conflicts_mut().follow(self.followers.len() > 0);
-    }
-
-    /// Tells followers what has happened to conflicts in the commit that is being filled.
-    fn publish(&mut self) {
-        if self.followers.len() == 0 {
-            return;
-        }
-        let (events, missed) = self.stage.conflicts_mut().take_events();
-        let missed = missed.map(|(first, last)| Lost { first, last });
-        let (clients, env) = (&mut self.clients, &mut self.environment);
-        for id in self.followers.publish(&events, missed, clients, env) {
-            let Some(client) = self.clients.get_mut(&id) else { continue };
-            if !client.replied {
-                client.replied = true;
-                self.replied.push(id);
-            }
-        }
-    }
-
     fn break_watches(&mut self) {
         if self.stage.watched_mut().is_empty() {
             return;
@@ -460,10 +359,7 @@ impl Engine {
             for killed in killed {
                 let Some(client) = self.clients.get_mut(&killed) else { continue };
                 client.closing = true;
-                if !client.replied {
-                    client.replied = true;
-                    self.replied.push(killed);
-                }
+                mark_replied(&mut self.replied, client);
             }
             if let Some(client) = self.clients.get_mut(&id) {
                 client.out.splice(at..at, answer);
@@ -476,5 +372,14 @@ fn mark_ready(ready: &mut Vec<ClientId>, client: &mut Client) {
     if !client.ready {
         client.ready = true;
         ready.push(client.id);
+    }
+}
+
+/// Notes that the client gets a reply with the commit that is being filled.
+#[inline]
+fn mark_replied(replied: &mut Vec<ClientId>, client: &mut Client) {
+    if !client.replied {
+        client.replied = true;
+        replied.push(client.id);
     }
 }

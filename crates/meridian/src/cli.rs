@@ -15,6 +15,8 @@ Try it:
   redis-cli -h 127.0.0.2 -p 7379 get greeting   the same key in another region
   meridian status                               how they are
   meridian wan cut us-east eu-central           break a link, then: meridian wan heal
+  redis-cli -h 127.0.0.1 -p 7379 meridian help  what Redis has no words for: session tokens,
+                                                conflicts, digests
 
 Run a region as a service:
   meridian cert init && meridian cert issue us-east
