@@ -6,6 +6,7 @@
 //! server's CPU time per operation says what the server costs, and is the steadier of the two.
 
 mod client;
+mod heal;
 mod lag;
 mod load;
 mod meridian;
@@ -34,6 +35,15 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let plan = options.plan();
     let directory = tempfile::tempdir().context("no temporary directory for the servers")?;
+    if let Some(differences) = &options.heal {
+        let program = match options.meridian.first() {
+            Some(program) => std::path::absolute(program)?,
+            None => meridian::beside_this_program()?,
+        };
+        let keys = plan.keys;
+        print!("{}", heal::run(&program, &directory.path().join("heal"), keys, differences)?);
+        return Ok(());
+    }
     progress("starting servers");
     let targets = start_targets(&options, directory.path())?;
     let mut report = Report::new(&plan, targets.iter().map(|target| target.name.clone()).collect());

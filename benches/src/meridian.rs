@@ -19,14 +19,18 @@ use std::process::Command;
 const REGIONS: [&str; 3] = ["us-east", "eu-central", "ap-southeast"];
 
 /// Name of the topology file within the directory.
-const TOPOLOGY: &str = "regions.yaml";
+pub const TOPOLOGY: &str = "regions.yaml";
 
 /// Where one region listens.
-struct Region {
-    name: &'static str,
-    redis: SocketAddr,
-    mesh: SocketAddr,
-    admin: SocketAddr,
+pub struct Region {
+    /// Its name.
+    pub name: &'static str,
+    /// Redis clients.
+    pub redis: SocketAddr,
+    /// Other regions.
+    pub mesh: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
     dns: SocketAddr,
 }
 
@@ -77,7 +81,8 @@ pub fn start(name: &str, program: &Path, directory: &Path) -> Result<Target> {
     Ok(target)
 }
 
-fn place_regions() -> Result<Vec<Region>> {
+/// Gives every region addresses of its own.
+pub fn place_regions() -> Result<Vec<Region>> {
     let mut held = Vec::new();
     let mut place = |number: u8| -> Result<SocketAddr> {
         free_address(IpAddr::V4(Ipv4Addr::new(127, 0, 0, number)), &mut held)
@@ -97,7 +102,7 @@ fn place_regions() -> Result<Vec<Region>> {
 }
 
 /// The topology file. Everything that is not said has its default.
-fn describe(regions: &[Region]) -> String {
+pub fn describe(regions: &[Region]) -> String {
     let mut text = "cluster: bench\nregions:\n".to_owned();
     for (ordinal, Region { name, redis, mesh, admin, dns }) in regions.iter().enumerate() {
         // Writing to a String cannot fail.
@@ -109,7 +114,8 @@ fn describe(regions: &[Region]) -> String {
     text
 }
 
-fn issue_certificates(program: &Path, directory: &Path, action: &str) -> Result<()> {
+/// Runs `meridian cert`.
+pub fn issue_certificates(program: &Path, directory: &Path, action: &str) -> Result<()> {
     let output = Command::new(program)
         .args(["cert", action])
         .arg("--config")

@@ -49,6 +49,11 @@ pub struct Options {
     /// `,metrics=127.0.0.1:9100` (its Prometheus endpoint).
     #[arg(long, value_name = "SERVER")]
     pub attach: Vec<Attached>,
+    /// Measure instead what it takes to bring a region back by state repair: a new one, and one that
+    /// was apart while so many keys changed.
+    #[arg(long, value_name = "KEYS", value_delimiter = ',', num_args = 0..,
+          default_missing_values = ["10000", "100000"])]
+    pub heal: Option<Vec<u64>>,
     /// Print JSON, every single measurement included.
     #[arg(long)]
     pub json: bool,

@@ -82,14 +82,23 @@ impl Drop for Server {
 }
 
 /// Looks until `done` returns a value, at most for [`PATIENCE`].
-pub fn poll_until<T>(what: &str, mut done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+pub fn poll_until<T>(what: &str, done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    poll_until_within(PATIENCE, what, done)
+}
+
+/// Looks until `done` returns a value, at most for `patience`.
+pub fn poll_until_within<T>(
+    patience: Duration,
+    what: &str,
+    mut done: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = done()? {
             return Ok(value);
         }
         if Instant::now() > deadline {
-            bail!("waited {PATIENCE:?} in vain for {what}");
+            bail!("waited {patience:?} in vain for {what}");
         }
         std::thread::sleep(LOOK_EVERY);
     }
