@@ -123,9 +123,7 @@ impl<'a> Pair<'a> {
         here: &mut Server,
     ) -> Result<String> {
         let began = Instant::now();
-        let digest = |region: &Region| -> Result<Value> {
-            Client::connect(region.redis)?.call(&["MERIDIAN", "DIGEST"])
-        };
+        let digest = |region: &Region| Client::connect(region.redis)?.call(&["MERIDIAN", "DIGEST"]);
         poll_until_within(PATIENCE, "both regions to be the same", || {
             // The digests cost something: only once the repairs are through.
             let status = self.status(1)?;
