@@ -270,9 +270,10 @@ fn what_cannot_be_restored_is_refused_with_the_reason() {
         let reply = pair.regions[0].run(&format!("MERIDIAN.CONFLICTS RESTORE {args}"));
         assert!(reply.starts_with(expect), "{args}: {reply}");
     }
-    pair.regions[0].engine.environment_mut().refuse_writes = Some("disk is full".to_owned());
+    pair.regions[0].engine.environment_mut().refuse_writes =
+        Some("MISCONF the disk is full".to_owned());
     let restore = format!("MERIDIAN.CONFLICTS RESTORE k {loser}");
-    let full = "(error) MISCONF writes are refused: disk is full";
+    let full = "(error) MISCONF the disk is full";
     assert_eq!(pair.regions[0].run(&restore), full);
     pair.regions[0].engine.environment_mut().refuse_writes = None;
     pair.regions[0].set_ms(pair.now_ms + 100);

@@ -87,7 +87,7 @@ fn restore(call: &mut Call<'_>, key: &[u8], name: Option<&[u8]>, stamp: &[u8]) {
         return call.reply.error("ERR not a stamp: MERIDIAN.CONFLICTS lists them as time@ordinal");
     };
     if let Some(why) = &call.env.refuse_writes {
-        return call.reply.error(&format!("MISCONF writes are refused: {why}"));
+        return call.reply.error(why);
     }
     if let Err(error) = check_writable(key) {
         return call.reply.error_bytes(&error);
