@@ -156,7 +156,7 @@ impl World {
             let (shown, unswept) = (parts(shown.as_ref()), parts(unswept.as_ref()));
             // The promise that nothing more comes from before a deadline binds an ordinal: the
             // region that goes on under a new one may know less.
-            if self.counts.restores == 0
+            if self.counts.restores + self.counts.rebirths + self.counts.betrayals == 0
                 && same_kind(&shown, &unswept)
                 && !shown.is_subset(&unswept)
             {

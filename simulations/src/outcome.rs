@@ -92,6 +92,16 @@ pub struct Counts {
     pub relays: u64,
     /// Empty counter rows collected.
     pub residues: u64,
+    /// Partitions repaired.
+    pub repairs: u64,
+    /// Partitions repaired while clients wrote and faults struck.
+    pub repairs_under_load: u64,
+    /// Repairs that found no difference.
+    pub equal_repairs: u64,
+    /// Repairs that were given up and begun again.
+    pub failed_repairs: u64,
+    /// Elements that repairs brought.
+    pub repaired_elements: u64,
 }
 
 /// A run that ended well.
@@ -150,6 +160,10 @@ impl Counts {
         self.duplicates += inbox.duplicates;
         self.overflows += inbox.overflows;
         self.futures += node.frames_from_the_future;
+        let repairs = node.repairs().counts();
+        self.equal_repairs += repairs.equal;
+        self.failed_repairs += repairs.failed;
+        self.repaired_elements += repairs.received_elements;
     }
 
     /// Every count with its name.
@@ -202,6 +216,11 @@ impl Counts {
             ("future frames held", &mut self.futures),
             ("relays", &mut self.relays),
             ("counter rows collected", &mut self.residues),
+            ("repairs", &mut self.repairs),
+            ("repairs under load", &mut self.repairs_under_load),
+            ("repairs of what was equal", &mut self.equal_repairs),
+            ("repairs given up", &mut self.failed_repairs),
+            ("elements repaired", &mut self.repaired_elements),
         ]
     }
 }

@@ -222,6 +222,8 @@ numbers! {
     checkpoint_us set_checkpoint_us "checkpoint" = 0;
     /// The log is cut short when nobody needs it any more.
     releases set_releases "releases" = 0;
+    /// Bytes of log that are kept for a region that is away; beyond that it must be repaired. 0: all.
+    retention_bytes set_retention_bytes "retention" = 0;
     /// Events that end with a commit although more has arrived, in a thousand.
     commits set_commits "commits" = 1000;
     /// A judge looks at a region this often, in microseconds.

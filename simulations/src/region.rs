@@ -42,6 +42,8 @@ pub(crate) struct RegionConfig {
     pub seed: u64,
     /// How many bytes of frames may wait for what they depend on; 0: as in production.
     pub inbox_bytes: usize,
+    /// How many bytes of log are kept for who is away; 0: all.
+    pub retention_bytes: u64,
     /// How long a sync takes, in microseconds: from and to.
     pub sync_us: (u64, u64),
 }
@@ -373,7 +375,12 @@ impl Region {
 
     /// Lets go of the log that nobody needs. True if there was some.
     pub fn release(&mut self) -> Result<bool, String> {
-        let position = self.shipper.release(self.meta.position, LogPosition(0));
+        let end = self.storage.bounds().1.0;
+        let must = match self.config.retention_bytes {
+            0 => 0,
+            retained => end.saturating_sub(retained),
+        };
+        let position = self.shipper.release(self.meta.position, LogPosition(must));
         let before = self.storage.bounds().0;
         self.storage.release(position).map_err(|e| e.to_string())?;
         Ok(self.storage.bounds().0 > before)

@@ -63,6 +63,7 @@ fn shape(plan: &mut Plan, r: &mut Random) {
     plan.set_turn_us(r.spread(2 * MS, 20 * MS));
     plan.set_checkpoint_us(if r.chance(700) { r.spread(20 * MS, SECOND) } else { 0 });
     plan.set_releases(u64::from(r.chance(700)));
+    plan.set_retention_bytes(if r.chance(500) { r.spread(500, 20_000) } else { 0 });
     plan.set_look_us(r.spread(80 * MS, 600 * MS));
     plan.set_commits(r.pick(&[0, 200, 1000]));
     plan.set_partial(u64::from(r.chance(400)));

@@ -348,6 +348,25 @@ fn a_repair_costs_what_differs() {
 }
 
 #[test]
+fn a_donor_from_the_far_future_is_asked_again_later() {
+    const AHEAD_MS: u64 = meridian_clock::MAX_AHEAD_MS + 10_000;
+    let mut world = World::new(2);
+    world.regions[0].now_ms += AHEAD_MS;
+    world.regions[0].line("SET key value");
+    world.regions[0].forget_log();
+    world.link_all(true);
+    // The harness panics should one end the session of the other.
+    (0..40).for_each(|_| world.turn());
+    let counts = world.regions[1].repairs();
+    assert!(counts.failed > 0 && counts.completed == 0, "{counts:?}");
+    assert_eq!(world.regions[1].line("GET key"), "$-1");
+    world.regions[1].now_ms += AHEAD_MS;
+    world.settle();
+    world.check_equal();
+    assert_eq!(world.regions[1].line("GET key"), "$5 value");
+}
+
+#[test]
 fn frames_that_come_during_a_repair_are_not_lost() {
     let mut world = World::new(3);
     world.regions[0].line("SET early 1");

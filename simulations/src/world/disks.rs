@@ -1,7 +1,9 @@
 //! Starting, syncing, checkpointing, dying: what regions do with their disks.
 
 use meridian_clock::{Origin, Time, VersionVector};
-use meridian_store::{CheckpointBatch, CrashModel, Entries, Frame, MemoryStorage, Meta, Storage};
+use meridian_store::{
+    CheckpointBatch, CrashModel, Entries, Frame, MemoryStorage, Meta, RepairPart, Storage,
+};
 
 use super::{Event, World, faults::Relief};
 use crate::{
@@ -219,9 +221,13 @@ impl World {
         let bytes = disk.read(logged, usize::MAX).map_err(|e| e.to_string())?;
         for entry in Entries::new(&bytes, logged) {
             for bytes in entry.frames() {
+                self.trace.mix_bytes(bytes);
+                if RepairPart::is_one(bytes) {
+                    self.learn_repair(place, bytes)?;
+                    continue;
+                }
                 let frame = Frame::decode(bytes).map_err(|e| e.to_string())?;
                 let header = &frame.header;
-                self.trace.mix_bytes(bytes);
                 if header.origin == me {
                     self.history.learn(&frame)?;
                 }
@@ -288,13 +294,6 @@ impl World {
         here.synced = nothing;
         let me = here.config.origin;
         self.history.forget_notes(me);
-    }
-
-    /// Whether logs may be cut short: while a region may have to begin from an older state, what
-    /// it would need must be there.
-    pub(super) fn may_release(&self) -> bool {
-        let begins_again = self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0;
-        self.plan.releases() > 0 && self.backups.is_empty() && !begins_again
     }
 
     /// Takes a copy of a region's disk as it would be found after the machine's death.

@@ -3,13 +3,14 @@
 use meridian_clock::{Dot, Time, VersionVector};
 use meridian_keyspace::slot_of;
 use meridian_resp::Value;
-use meridian_store::{Frame, Storage};
+use meridian_store::{Frame, RepairPart, Storage};
 
 use super::{Event, World};
 use crate::{
     client::{Client, Promise, Sent, complaint, show},
     control_log::Outcome,
     history::Note,
+    lockstep::Lockstep,
     plan::{Family, MS},
     workload::{Command, family_of},
 };
@@ -31,7 +32,7 @@ impl World {
     /// Everything that is due in a region.
     pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
         self.control_turn(place)?;
-        let (now_us, releases) = (self.now_us, self.may_release());
+        let (now_us, releases) = (self.now_us, self.plan.releases() > 0);
         let steady_ms = self.places[place].clocks.steady_ms(now_us);
         let primary = self.is_primary(place);
         let turns = &mut self.places[place].turns;
@@ -80,9 +81,16 @@ impl World {
     pub(super) fn committed(&mut self, place: usize, frames: &[Vec<u8>]) -> Result<(), String> {
         let me = self.places[place].config.origin;
         for bytes in frames {
+            self.trace.mix_bytes(bytes);
+            if RepairPart::is_one(bytes) {
+                self.learn_repair(place, bytes)?;
+                let here = &mut self.places[place];
+                // The other library cannot be repaired: it is given what the region has now.
+                here.sets = Lockstep::rebuilt(&self.history, &here.appended);
+                continue;
+            }
             let frame = Frame::decode(bytes).map_err(|e| e.to_string())?;
             let header = &frame.header;
-            self.trace.mix_bytes(bytes);
             self.trace.line(self.now_us, || format!("{place} logs {header:?}"));
             if header.origin == me {
                 self.history.learn(&frame)?;
@@ -97,6 +105,19 @@ impl World {
             here.logged = process.storage.bounds().1;
         }
         self.schedule_sync(place);
+        Ok(())
+    }
+
+    /// A repair is in a region's log: with its last part the region has what the donor had.
+    pub(super) fn learn_repair(&mut self, place: usize, bytes: &[u8]) -> Result<(), String> {
+        let part = RepairPart::decode(bytes).map_err(|e| e.to_string())?;
+        self.trace.line(self.now_us, || format!("{place} logs a repair {:?}", part.header));
+        if part.header.last {
+            self.counts.repairs += 1;
+            self.counts.repairs_under_load += u64::from(!self.calm);
+            let appended = &mut self.places[place].appended;
+            appended[usize::from(part.header.partition)].join(&part.header.seen);
+        }
         Ok(())
     }
 
