@@ -123,7 +123,11 @@ impl Sender {
             }
             self.cursor = entry.end;
             for frame in entry.frames() {
-                if RepairPart::is_one(frame) || !self.wants(frame)? {
+                if RepairPart::is_one(frame) {
+                    self.pass(frame)?;
+                    continue;
+                }
+                if !self.wants(frame)? {
                     continue;
                 }
                 if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
@@ -140,12 +144,7 @@ impl Sender {
 
     /// Whether the peer asked for the frame and has not been sent it; notes it as sent.
     fn wants(&mut self, bytes: &[u8]) -> Result<bool, StoreError> {
-        let corrupt = |reason: &dyn std::fmt::Display| StoreError::Corrupt {
-            file: "log".into(),
-            offset: self.cursor.0,
-            reason: reason.to_string(),
-        };
-        let header = Frame::decode(bytes).map_err(|e| corrupt(&e))?.header;
+        let header = Frame::decode(bytes).map_err(|e| self.corrupt(&e))?.header;
         if !self.origins.contains(&header.origin) {
             return Ok(false);
         }
@@ -162,6 +161,23 @@ impl Sender {
         }
         sent.set(header.origin, header.last);
         Ok(true)
+    }
+
+    /// A repair stands in the log. What it brought is in no frame of this log, and other frames may
+    /// depend on it: a peer that has less of what it asks for must be repaired as well.
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let repair = RepairPart::decode(bytes).map_err(|e| self.corrupt(&e))?.header;
+        let Some(sent) = self.sent.get(usize::from(repair.partition)) else { return Ok(()) };
+        let is_short = self.origins.iter().any(|o| repair.seen.get(*o) > sent.get(*o));
+        if repair.last && is_short {
+            self.breaks(repair.partition);
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, reason: &dyn std::fmt::Display) -> StoreError {
+        let (offset, reason) = (self.cursor.0, reason.to_string());
+        StoreError::Corrupt { file: "log".into(), offset, reason }
     }
 
     fn breaks(&mut self, number: u16) {
@@ -182,5 +198,40 @@ impl Sender {
             }
             _ => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Vectors;
+    use meridian_clock::Time;
+    use meridian_store::{MemoryStorage, RepairHeader, Storage, conformance};
+
+    /// What a sender says of the log's partition to a peer that has so much of origin 1.
+    fn check(has: u64, asks: u16) -> Option<(u64, Vec<u16>)> {
+        let (mut seen, mut vector) = (VersionVector::new(), VersionVector::new());
+        seen.set(Origin(1), Time(7));
+        vector.set(Origin(1), Time(has));
+        let mut repair = Vec::new();
+        RepairHeader { partition: 0, seen, last: true, union: false }.encode(&mut repair);
+        let mut log = MemoryStorage::new();
+        let end = log.append(&conformance::entry(&[&repair], LogPosition(0))).expect("appended");
+        let marks = [LogMark { position: LogPosition(0), vectors: vec![VersionVector::new()] }];
+        let vectors = Vectors::pack(&[vector]);
+        let request = Subscribe { number: 3, origins: vec![Origin(asks)], vectors };
+        let mut sender = Sender::new();
+        sender.subscribe(&request, 1, &marks).expect("fits");
+        let batches = sender.next(end, |from, max| log.read(from, max)).expect("is read");
+        assert!(batches.is_empty(), "a repair is nobody's frame");
+        sender.take_broken()
+    }
+
+    #[test]
+    fn what_came_by_a_repair_is_in_no_frame_of_the_log() {
+        assert_eq!(check(6, 1), Some((3, vec![0])), "lacks something that only the repair brought");
+        assert_eq!(check(0, 1), Some((3, vec![0])), "has nothing");
+        assert_eq!(check(7, 1), None, "has it all");
+        assert_eq!(check(0, 2), None, "asks for somebody else's");
     }
 }
