@@ -55,19 +55,15 @@ pub enum Ablation {
     NoRelay,
     /// A vote leaves before it is on disk.
     VoteUnsynced,
-    /// R3: frames of other regions are applied while a partition is repaired.
-    RepairUnpaused,
     /// A repair keeps what the other region has seen and removed.
     RepairKeepsTheRemoved,
     /// Empty counter rows are left out of a repair.
     RepairWithoutResidue,
-    /// A partition is compared before the other region has frozen its own.
-    RepairLooksEarly,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 29] = [
+    pub const ALL: [(&'static str, Ablation); 27] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -93,10 +89,8 @@ impl Ablation {
         ("subscribe-ahead", Ablation::SubscribeAhead),
         ("no-relay", Ablation::NoRelay),
         ("vote-unsynced", Ablation::VoteUnsynced),
-        ("repair-unpaused", Ablation::RepairUnpaused),
         ("repair-keeps-the-removed", Ablation::RepairKeepsTheRemoved),
         ("repair-without-residue", Ablation::RepairWithoutResidue),
-        ("repair-looks-early", Ablation::RepairLooksEarly),
     ];
 
     /// The ablation of a name.
@@ -132,10 +126,8 @@ impl Ablation {
             Ablation::BelieveEarly => switches.believe_early = true,
             Ablation::AcknowledgeHearsay => switches.acknowledge_hearsay = true,
             Ablation::FollowAnyClock => switches.follow_any_clock = true,
-            Ablation::RepairUnpaused => switches.repair_unpaused = true,
             Ablation::RepairKeepsTheRemoved => switches.repair_keeps_the_removed = true,
             Ablation::RepairWithoutResidue => switches.repair_without_residue = true,
-            Ablation::RepairLooksEarly => switches.repair_looks_early = true,
             Ablation::ReplyUnsynced
             | Ablation::CheckpointUnsynced
             | Ablation::RecordFirst

@@ -396,7 +396,17 @@ impl FromStr for Plan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Plan, String> {
-        let mut plan = Plan::calm(0);
+        Plan::calm(0).with(text)
+    }
+}
+
+impl Plan {
+    /// The same plan with what a line of `name=value` says.
+    ///
+    /// # Errors
+    /// What is wrong with the line, or with the plan that it makes.
+    pub fn with(self, text: &str) -> Result<Plan, String> {
+        let mut plan = self;
         for word in text.split_whitespace() {
             let (name, value) = word.split_once('=').ok_or(format!("{word:?} is no name=value"))?;
             match name {
@@ -416,9 +426,7 @@ impl FromStr for Plan {
         }
         plan.check()
     }
-}
 
-impl Plan {
     /// Whether it can be run at all.
     fn check(self) -> Result<Plan, String> {
         let limits = [

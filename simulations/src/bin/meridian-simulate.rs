@@ -42,6 +42,9 @@ struct Options {
     /// Run this plan alone: one line of name=value, as a failure prints it.
     #[arg(long, value_name = "PLAN", conflicts_with = "seed")]
     replay: Option<String>,
+    /// What every plan gets, as a line of name=value: to look at one kind of run more closely.
+    #[arg(long, value_name = "PLAN", default_value = "")]
+    with: String,
     /// Print the plan of a seed instead of running it.
     #[arg(long)]
     show: bool,
@@ -95,8 +98,10 @@ fn main() -> Result<ExitCode> {
         return run_one(&plan.without(rule), &options);
     }
     if let Some(seed) = options.seed {
-        return run_one(&Plan::of(seed).without(rule), &options);
+        let plan = Plan::of(seed).with(&options.with).map_err(anyhow::Error::msg)?;
+        return run_one(&plan.without(rule), &options);
     }
+    Plan::of(options.from).with(&options.with).map_err(anyhow::Error::msg)?;
     run_many(&options, rule)
 }
 
@@ -174,7 +179,9 @@ fn work(options: &Options, rule: Option<Ablation>, until: Option<Instant>, all: 
         if is_over || all.stop.load(Ordering::Relaxed) {
             return;
         }
-        match simulate(&Plan::of(options.from + offset).without(rule), None) {
+        // It was tried with one seed before any thread began.
+        let Ok(plan) = Plan::of(options.from + offset).with(&options.with) else { return };
+        match simulate(&plan.without(rule), None) {
             Ok(report) => {
                 all.simulated_us.fetch_add(report.simulated_us, Ordering::Relaxed);
                 lock(&all.counts).add(&report.counts);
