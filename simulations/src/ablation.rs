@@ -49,8 +49,6 @@ pub enum Ablation {
     ForgetDeadlines,
     /// A checkpoint does not remove what a cleared key held.
     KeepCleared,
-    /// A subscription is answered as if the peer had all that is on disk here.
-    SubscribeAhead,
     /// A region sends only what it has written itself.
     NoRelay,
     /// A vote leaves before it is on disk.
@@ -63,7 +61,7 @@ pub enum Ablation {
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 27] = [
+    pub const ALL: [(&'static str, Ablation); 26] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -86,7 +84,6 @@ impl Ablation {
         ("record-first", Ablation::RecordFirst),
         ("forget-deadlines", Ablation::ForgetDeadlines),
         ("keep-cleared", Ablation::KeepCleared),
-        ("subscribe-ahead", Ablation::SubscribeAhead),
         ("no-relay", Ablation::NoRelay),
         ("vote-unsynced", Ablation::VoteUnsynced),
         ("repair-keeps-the-removed", Ablation::RepairKeepsTheRemoved),
@@ -133,7 +130,6 @@ impl Ablation {
             | Ablation::RecordFirst
             | Ablation::ForgetDeadlines
             | Ablation::KeepCleared
-            | Ablation::SubscribeAhead
             | Ablation::NoRelay
             | Ablation::VoteUnsynced => {}
         }

@@ -13,7 +13,6 @@ use meridian_node::{
     CheckpointRun, DataConfig, DataEffect, DataNode, Shipper, export, recover,
     wire::{Assembler, PeerMessage, pieces},
 };
-use meridian_replication::Vectors;
 use meridian_store::{
     CheckpointBatch, Identity, LogPosition, MemoryStorage, Meta, Storage, split_element_key,
 };
@@ -199,9 +198,6 @@ impl Region {
                 self.waiting.remove(&peer);
                 if self.config.is(Ablation::NoRelay) {
                     request.origins.retain(|origin| *origin == self.config.origin);
-                }
-                if self.config.is(Ablation::SubscribeAhead) {
-                    request.vectors = Vectors::pack(self.node.engine().durable_vectors());
                 }
                 self.shipper.subscribe(peer, session, &request).map_err(|e| e.to_string())?;
             }

@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 27] = [
+const BOUNDS: [(&str, u64); 26] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -30,7 +30,6 @@ const BOUNDS: [(&str, u64); 27] = [
     ("record-first", 50),
     ("forget-deadlines", 40),
     ("keep-cleared", 30),
-    ("subscribe-ahead", 20),
     ("no-relay", 40),
     ("vote-unsynced", 500),
     ("repair-keeps-the-removed", 40),
