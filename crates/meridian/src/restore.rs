@@ -77,9 +77,10 @@ pub fn run(args: RestoreArgs) -> Result<()> {
     if identity.cluster == plan.base.owner.cluster {
         writeln!(
             out,
-            "Give region {} the ordinal {} in the topology of every region, then start it. What \
-             the other regions have written since, they will send.",
-            identity.region, identity.origin
+            "The cluster must have handed out ordinal {} for it (meridian join {} --prepare-only, \
+             which says how to start the node). What the other regions have written since, they \
+             will send.",
+            identity.origin, identity.region
         )?;
     }
     Ok(())

@@ -193,7 +193,7 @@ impl Storage for MemoryStorage {
         let rest = &self.log[(from.0 - start.0) as usize..];
         let mut entries = Entries::new(rest, from);
         while entries.consumed() < max_bytes && entries.next().is_some() {}
-        if entries.consumed() == 0 && !rest.is_empty() {
+        if max_bytes > 0 && entries.consumed() == 0 && !rest.is_empty() {
             let offset = (from.0 - start.0) as usize;
             return Err(self.corrupt(offset, &"no whole entry begins here"));
         }

@@ -49,14 +49,10 @@ fn instant_between_writes() -> u64 {
     instant
 }
 
-/// The same regions under other numbers and another name, on ports of their own.
-fn renumbered(topology: &Topology, cluster: &str, pairs: &[(&str, &str)]) {
+/// The same regions under another name.
+fn renamed(topology: &Topology, cluster: &str) {
     let text = fs::read_to_string(&topology.file).unwrap();
-    let mut text = text.replace("cluster: test", &format!("cluster: {cluster}"));
-    for (from, to) in pairs {
-        assert!(text.contains(from), "{from} is not in {text}");
-        text = text.replace(from, to);
-    }
+    let text = text.replace("cluster: test", &format!("cluster: {cluster}"));
     fs::write(&topology.file, text).unwrap();
 }
 
@@ -103,7 +99,7 @@ fn a_cluster_is_backed_up_while_it_runs_and_restored_as_it_was_at_an_instant() {
     let second = directory.path().join("second");
     fs::create_dir(&second).unwrap();
     let copy = crate::support::topology(&second);
-    renumbered(&copy, "test-copy", &[]);
+    renamed(&copy, "test-copy");
     for (ordinal, region) in ["one", "two", "three"].into_iter().enumerate() {
         let to = second.join("data").join(region).join("data");
         let (to, then) = (to.to_str().unwrap(), then.to_string());
@@ -140,54 +136,6 @@ fn a_cluster_is_backed_up_while_it_runs_and_restored_as_it_was_at_an_instant() {
         all.then_some(())
     });
     drop(up);
-}
-
-#[test]
-fn a_region_that_was_lost_is_restored_under_a_new_ordinal_and_gets_the_rest_from_its_peers() {
-    let directory = tempfile::tempdir().unwrap();
-    let topology = topology(directory.path());
-    let up = Up::start(directory.path(), &topology);
-    let [one, two, three] = topology.redis;
-    let backups = directory.path().join("backups");
-    let place = backups.to_str().unwrap();
-    fs::create_dir(&backups).unwrap();
-    redis(one, "SET kept yes").unwrap();
-    redis(one, "INCRBY count 5").unwrap();
-    until("the counter elsewhere", || (redis(two, "GET count") == bulk("5")).then_some(()));
-    let admin = topology.admin[0].to_string();
-    succeeds(&["backup", "create", place, "--node", &admin]);
-    redis(one, "INCRBY count 2").unwrap();
-    until("the counter elsewhere", || (redis(two, "GET count") == bulk("7")).then_some(()));
-    redis(two, "SET meanwhile yes").unwrap();
-    until("the write elsewhere", || (redis(three, "GET meanwhile") == bulk("yes")).then_some(()));
-    drop(up);
-
-    let data = directory.path().join("data/one/data");
-    let to = data.to_str().unwrap();
-    let with = |ordinal| ["restore", place, "--to", to, "--ordinal", ordinal];
-    let said = fails(1, &with("3"));
-    assert!(said.contains("not empty"), "{said}");
-    fs::rename(&data, directory.path().join("lost")).unwrap();
-    let said = fails(1, &with("0"));
-    assert!(said.contains("never used"), "{said}");
-    let said = succeeds(&with("3"));
-    assert!(said.contains("ordinal 3"), "{said}");
-    renumbered(&topology, "test", &[("name: one, ordinal: 0", "name: one, ordinal: 3")]);
-    let _up = Up::start(directory.path(), &topology);
-    assert_eq!(redis(one, "GET kept"), bulk("yes"));
-    until("what the peers have", || {
-        let all =
-            redis(one, "GET count") == bulk("7") && redis(one, "GET meanwhile") == bulk("yes");
-        all.then_some(())
-    });
-    redis(one, "INCRBY count 10").unwrap();
-    redis(two, "INCRBY count 100").unwrap();
-    until("all regions to agree", || {
-        let all = [one, two, three].iter().all(|a| redis(*a, "GET count") == bulk("117"));
-        all.then_some(())
-    });
-    let quarantined = ask(topology.admin[1], "/status").unwrap()["quarantined"].clone();
-    assert_eq!(quarantined, serde_json::json!([]));
 }
 
 #[test]
