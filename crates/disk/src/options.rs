@@ -9,7 +9,7 @@ pub(crate) const READ_BYTES_MIN: usize = 64 << 10;
 /// Format of the directory that this build writes. Older ones are read, newer ones refused.
 ///
 /// 1. Frames in the log.
-/// 2. State repairs too.
+/// 2. State repairs and bundles too.
 pub(crate) const FORMAT: u32 = 2;
 
 /// The longest cluster or region name that is accepted.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_clock::{Origin, VersionVector};
+use meridian_clock::{Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Action, Element, ElementKey, Object, OpReader, encode_stored};
 use meridian_store::{Entry, Frame, RepairPart, element_key, key_prefix};
@@ -87,7 +87,15 @@ impl Touched {
     }
 
     fn add_ops(&mut self, part: u16, origin: Origin, frame: &Frame<'_>) -> Result<(), Malformed> {
-        let mut reader = OpReader::new(frame.ops, origin, frame.header.previous);
+        let (mut groups, mut last) = (frame.groups(), frame.header.previous);
+        while let Some(group) = groups.next()? {
+            last = self.add_group(part, OpReader::new(group.ops, origin, last))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the operations of one group; the stamp of the last one.
+    fn add_group(&mut self, part: u16, mut reader: OpReader<'_>) -> Result<Time, Malformed> {
         while let Some((_, op)) = reader.next()? {
             let key = self.keys.entry((part, op.key.to_vec())).or_default();
             key.cleared |= op.fresh;
@@ -111,7 +119,7 @@ impl Touched {
                 }
             }
         }
-        Ok(())
+        Ok(reader.last())
     }
 }
 

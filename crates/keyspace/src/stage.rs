@@ -8,7 +8,8 @@ use meridian_clock::{Dot, HybridClock, Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Action, Context, Cut, Effect, Element, ElementKey, Object, Op, OpReader};
 use meridian_store::{
-    ENTRY_HEADER_BYTES, Frame, LogPosition, RepairPart, encode_entry, partition_of_key,
+    ENTRY_HEADER_BYTES, Frame, FrameHeader, Group, LogPosition, RepairPart, encode_entry,
+    partition_of_key,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
@@ -545,13 +546,17 @@ impl Stage {
         if !follows || !covered {
             return Err(FrameError::OutOfOrder);
         }
-        let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
-        while let Some((_, op)) = reader.next()? {
-            if self.partition_of(op.key) != header.partition {
-                return Err(Malformed("operation on a key of another partition").into());
+        let (mut groups, mut last) = (frame.groups(), header.previous);
+        while let Some(group) = groups.next()? {
+            let mut reader = OpReader::new(group.ops, header.origin, last);
+            while let Some((_, op)) = reader.next()? {
+                if self.partition_of(op.key) != header.partition {
+                    return Err(Malformed("operation on a key of another partition").into());
+                }
             }
+            last = reader.last();
         }
-        if reader.last() != header.last {
+        if last != header.last {
             return Err(Malformed("frame's last stamp is not its last operation's").into());
         }
         Ok(frame)
@@ -559,20 +564,45 @@ impl Stage {
 
     fn merge(&mut self, frame: &Frame<'_>) -> Result<(), Malformed> {
         let header = &frame.header;
-        let (me, seed, number) = (self.me, self.seed, header.partition);
+        let (me, number) = (self.me, header.partition);
         // Before the operations: an empty row that one of them leaves is noted with a vector that
         // includes it, and may go only once its origin has seen that operation too.
         self.parts[usize::from(number)].vector.set(header.origin, header.last);
+        let (mut groups, mut last) = (frame.groups(), header.previous);
+        while let Some(group) = groups.next()? {
+            last = self.merge_group(header, &group, last)?;
+        }
+        let part = &mut self.parts[usize::from(number)];
+        if header.origin != me {
+            let mut known = header.seen.clone();
+            known.set(header.origin, header.last);
+            part.learn(header.origin, &known);
+        }
+        if header.origin != me || !self.ablations.forget_floor {
+            self.clock.observe(header.last);
+        }
+        self.advanced.push((number, header.origin, header.last));
+        Ok(())
+    }
+
+    /// Applies the operations of one group; the stamp of the last one.
+    fn merge_group(
+        &mut self,
+        header: &FrameHeader,
+        group: &Group<'_>,
+        last: Time,
+    ) -> Result<Time, Malformed> {
+        let (me, seed, number) = (self.me, self.seed, header.partition);
         let ablations = self.ablations;
         let here = ablations.remove_wins.then(|| self.partition(number).vector.clone());
-        let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
+        let mut reader = OpReader::new(group.ops, header.origin, last);
         while let Some((mut dot, mut op)) = reader.next()? {
             let slot = slot_of(op.key);
             if header.origin != me {
                 ablations.spoil(&mut op, &mut dot, self.clock.now());
             }
             let here = here.as_ref().filter(|_| ablations.removes_all(&op));
-            let context = Context { seen: here.unwrap_or(&header.seen), dot };
+            let context = Context { seen: here.unwrap_or(&group.seen), dot };
             let watched = self.conflicts.holds(slot, op.key);
             let mut before = Losses::new();
             let (table, mut frozen) = self.table_and_frozen(slot, number);
@@ -594,17 +624,7 @@ impl Stage {
                 self.after(op.key, slot, number, effect);
             }
         }
-        let part = &mut self.parts[usize::from(number)];
-        if header.origin != me {
-            let mut known = header.seen.clone();
-            known.set(header.origin, header.last);
-            part.learn(header.origin, &known);
-        }
-        if header.origin != me || !ablations.forget_floor {
-            self.clock.observe(header.last);
-        }
-        self.advanced.push((number, header.origin, header.last));
-        Ok(())
+        Ok(reader.last())
     }
 
     fn after(&mut self, key: &[u8], slot: u16, number: u16, effect: Effect) {

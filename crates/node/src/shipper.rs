@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
-use meridian_replication::{LogMark, Sender, Subscribe, limits::MAX_LOG_MARKS};
+use meridian_replication::{
+    BUNDLE_SINCE, LogMark, Sender, Subscribe,
+    limits::{COMPACT_BEYOND_BYTES, MAX_LOG_MARKS},
+};
 use meridian_store::{LogPosition, StoreError};
 
 use crate::wire::PeerMessage;
@@ -19,6 +22,8 @@ pub struct Shipper {
     acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
     /// The newest protocol that each peer speaks, as it said last.
     spoken: BTreeMap<Origin, u16>,
+    /// A peer that lacks more log than this is sent bundles.
+    compact_beyond: u64,
 }
 
 impl Shipper {
@@ -32,6 +37,7 @@ impl Shipper {
             marks,
             senders: BTreeMap::new(),
             spoken: BTreeMap::new(),
+            compact_beyond: COMPACT_BEYOND_BYTES,
             acknowledged,
         }
     }
@@ -49,6 +55,11 @@ impl Shipper {
         let (current, sender) = self.senders.entry(peer).or_default();
         *current = session;
         sender.subscribe(request, self.partitions, &self.marks)
+    }
+
+    /// Sends bundles to peers that lack more than so many bytes of log.
+    pub fn compact_beyond(&mut self, bytes: u64) {
+        self.compact_beyond = bytes;
     }
 
     /// A peer has greeted: the newest protocol that it speaks.
@@ -110,8 +121,12 @@ impl Shipper {
         durable: LogPosition,
         read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let understands = self.spoken.get(&peer).is_some_and(|newest| *newest >= BUNDLE_SINCE);
         match self.senders.get_mut(&peer) {
-            Some((_, sender)) => sender.next(durable, read),
+            Some((_, sender)) => {
+                sender.compact_beyond(understands.then_some(self.compact_beyond));
+                sender.next(durable, read)
+            }
             None => Ok(Vec::new()),
         }
     }

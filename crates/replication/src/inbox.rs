@@ -109,7 +109,7 @@ impl Inbox {
         vector: &VersionVector,
         lenience: Lenience,
     ) -> Result<Option<InboxEvent>, Malformed> {
-        let header = Frame::decode(bytes)?.header;
+        let Frame { header, is_bundle, .. } = Frame::decode(bytes)?;
         let (origin, partition) = (header.origin, header.partition);
         if self.quarantined.contains(&origin) {
             return Ok(None);
@@ -135,6 +135,8 @@ impl Inbox {
             }
             Admission::Wait => self.hold(header, bytes),
             Admission::Gap => self.miss(origin),
+            // A bundle's ends need not be those of what came by another way.
+            Admission::Fork if is_bundle => self.miss(origin),
             Admission::Fork => {
                 self.quarantined.insert(origin);
                 Some(InboxEvent::Fork { origin, partition })

@@ -7,6 +7,7 @@
 //! had seen is applied.
 
 mod admission;
+mod compact;
 mod hold;
 mod inbox;
 pub mod limits;
@@ -19,6 +20,7 @@ mod sketch;
 mod version;
 
 pub use admission::{Admission, admit};
+pub use compact::{CompactionAblations, compact};
 pub use hold::{Held, Holds};
 pub use inbox::{Inbox, InboxEvent, Lenience};
 pub use message::{Batch, Hello, Subscribe, Vectors, Watermark};
@@ -26,4 +28,6 @@ pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
-pub use version::{CLOCK_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions};
+pub use version::{
+    BUNDLE_SINCE, CLOCK_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions,
+};

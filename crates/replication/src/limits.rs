@@ -51,6 +51,20 @@ pub const HOLD_LOOK_EVERY_MS: u64 = 15_000;
 /// The most origins that are held at a time; there are no more.
 pub const MAX_HELD_ORIGINS: usize = meridian_clock::MAX_REGIONS;
 
+/// Frames of one origin and partition are joined up to so many bytes: a bundle is applied in one
+/// go, and commands wait for it.
+pub const MAX_BUNDLE_BYTES: usize = 4 << 20;
+
+/// A peer that lacks more log than this is sent bundles, in bytes.
+pub const COMPACT_BEYOND_BYTES: u64 = 16 << 20;
+
+/// So much of what it is sent is looked at together, in bytes: the memory that catching up takes
+/// for a peer, some three times over.
+pub const COMPACT_WINDOW_BYTES: usize = 8 << 20;
+
+/// The most cuts that one operation may have after it took over those of dropped ones.
+pub const MAX_FOLDED_CUTS: usize = 4096;
+
 const _: () = assert!(BATCH_TARGET_BYTES < MAX_BATCH_BYTES);
 const _: () = assert!(SILENT_AFTER_MS < STUCK_AFTER_MS);
 

@@ -7,7 +7,8 @@ use meridian_codec::Malformed;
 use meridian_store::{Entries, Frame, LogPosition, RepairPart, StoreError};
 
 use crate::{
-    limits::{BATCH_TARGET_BYTES, READ_BYTES},
+    compact::compact,
+    limits::{BATCH_TARGET_BYTES, COMPACT_WINDOW_BYTES, READ_BYTES},
     message::{Batch, Subscribe},
 };
 
@@ -30,6 +31,8 @@ pub struct Sender {
     sent: Vec<VersionVector>,
     cursor: LogPosition,
     subscribed: bool,
+    /// Bundles are sent when more log than this is lacking.
+    compact_beyond: Option<u64>,
     /// Partitions in which the log does not lead on from what the peer has.
     broken: BTreeSet<u16>,
     /// Those of them that the peer has not been told of.
@@ -100,6 +103,12 @@ impl Sender {
         self.subscribed && self.cursor < durable
     }
 
+    /// The peer understands bundles: it is sent them when it lacks more than `beyond` bytes of log.
+    /// `None`: it is not.
+    pub fn compact_beyond(&mut self, beyond: Option<u64>) {
+        self.compact_beyond = beyond;
+    }
+
     /// The next batches, none if there is nothing to send. Nothing beyond `durable` is looked at
     /// (rule R6).
     ///
@@ -113,6 +122,9 @@ impl Sender {
         let mut batches = Vec::new();
         if !self.has_work(durable) {
             return Ok(batches);
+        }
+        if self.compact_beyond.is_some_and(|beyond| durable.0 - self.cursor.0 > beyond) {
+            return self.next_compacted(durable, read);
         }
         let bytes = read(self.cursor, READ_BYTES)?;
         let mut batch = Batch::begin(self.number);
@@ -142,9 +154,57 @@ impl Sender {
         Ok(batches)
     }
 
+    /// The same for a peer that is far behind: a window of the log, compacted by key.
+    fn next_compacted(
+        &mut self,
+        durable: LogPosition,
+        mut read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let had = self.sent.clone();
+        let (mut frames, mut total) = (Vec::new(), 0);
+        while self.cursor < durable && total < COMPACT_WINDOW_BYTES {
+            let bytes = read(self.cursor, READ_BYTES)?;
+            let before = self.cursor;
+            for entry in Entries::new(&bytes, self.cursor) {
+                if entry.end > durable {
+                    break;
+                }
+                self.cursor = entry.end;
+                for frame in entry.frames() {
+                    if RepairPart::is_one(frame) {
+                        self.pass(frame)?;
+                    } else if self.wants(frame)? {
+                        total += frame.len();
+                        frames.push(frame.to_vec());
+                    }
+                }
+            }
+            if self.cursor == before {
+                break;
+            }
+        }
+        let has = |number: u16| had.get(usize::from(number)).cloned().unwrap_or_default();
+        let frames = compact(frames.iter().map(Vec::as_slice), has, Default::default());
+        let frames = frames.map_err(|reason| self.corrupt(&reason))?;
+        let mut batches = Vec::new();
+        let mut batch = Batch::begin(self.number);
+        let empty = batch.len();
+        for frame in &frames {
+            if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
+                batches.push(std::mem::replace(&mut batch, Batch::begin(self.number)));
+            }
+            Batch::push(&mut batch, frame);
+        }
+        if batch.len() > empty {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
     /// Whether the peer asked for the frame and has not been sent it; notes it as sent.
     fn wants(&mut self, bytes: &[u8]) -> Result<bool, StoreError> {
-        let header = Frame::decode(bytes).map_err(|e| self.corrupt(&e))?.header;
+        let frame = Frame::decode(bytes).map_err(|e| self.corrupt(&e))?;
+        let header = frame.header;
         if !self.origins.contains(&header.origin) {
             return Ok(false);
         }
@@ -156,6 +216,11 @@ impl Sender {
         }
         if header.previous > have {
             // The log begins later, or a repair stands where the frames between would.
+            self.breaks(header.partition);
+            return Ok(false);
+        }
+        if frame.is_bundle && (header.previous < have || self.compact_beyond.is_none()) {
+            // The peer stands inside of it, or does not know what it is.
             self.breaks(header.partition);
             return Ok(false);
         }

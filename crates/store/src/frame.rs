@@ -6,6 +6,8 @@
 use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader, put_varint};
 
+use crate::bundle::Groups;
+
 /// The largest frame, header included, in bytes. Frames are usually closed far below; this is
 /// what one command with the largest values may need, since a command is never split.
 pub const MAX_FRAME_BYTES: usize = 72 << 20;
@@ -25,19 +27,29 @@ pub struct FrameHeader {
     pub seen: VersionVector,
 }
 
-/// A header and the encoded operations that follow it.
+/// A header and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// The header.
     pub header: FrameHeader,
-    /// The operations, as `meridian-crdt` encodes them.
+    /// Whether it is several frames shortened to one; then its operations come in groups.
+    pub is_bundle: bool,
+    /// What follows the header: the operations as `meridian-crdt` encodes them, or the groups.
     pub ops: &'a [u8],
 }
 
+/// Above the partition's bits in the first number of a frame: a bundle.
+const BUNDLE: u64 = 1 << 16;
+
 impl FrameHeader {
-    /// Appends the header.
+    /// Appends the header of a plain frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, u64::from(self.partition));
+        self.encode_as(false, out);
+    }
+
+    pub(crate) fn encode_as(&self, is_bundle: bool, out: &mut Vec<u8>) {
+        let kind = if is_bundle { BUNDLE } else { 0 };
+        put_varint(out, u64::from(self.partition) | kind);
         put_varint(out, u64::from(self.origin.0));
         out.extend_from_slice(&self.previous.0.to_le_bytes());
         put_varint(out, self.last.0 - self.previous.0);
@@ -60,7 +72,10 @@ impl<'a> Frame<'a> {
             return Err(Malformed("frame too large"));
         }
         let mut reader = Reader::new(bytes);
-        let partition = read_u16(&mut reader)?;
+        let first = reader.varint()?;
+        let is_bundle = first & BUNDLE != 0;
+        let partition =
+            u16::try_from(first & !BUNDLE).map_err(|_| Malformed("unknown kind of frame"))?;
         let origin = read_origin(&mut reader)?;
         let previous = Time(reader.u64()?);
         let last = previous.0.checked_add(reader.varint()?);
@@ -75,7 +90,13 @@ impl<'a> Frame<'a> {
             return Err(Malformed("frame header contradicts itself"));
         }
         let header = FrameHeader { partition, origin, previous, last, seen };
-        Ok(Frame { header, ops: reader.rest() })
+        Ok(Frame { header, is_bundle, ops: reader.rest() })
+    }
+
+    /// Its operations, with what their author had seen.
+    #[must_use]
+    pub fn groups(&self) -> Groups<'a> {
+        Groups::of(self)
     }
 }
 
@@ -111,7 +132,7 @@ mod tests {
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
         bytes.extend_from_slice(b"ops");
-        assert_eq!(Frame::decode(&bytes), Ok(Frame { header, ops: b"ops" }));
+        assert_eq!(Frame::decode(&bytes), Ok(Frame { header, is_bundle: false, ops: b"ops" }));
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //! may be newer than that position but never older (replay is idempotent), and never newer than
 //! what is durable in the log.
 
+mod bundle;
 pub mod conformance;
 mod cut;
 mod entry;
@@ -17,6 +18,7 @@ mod meta;
 mod port;
 mod repair;
 
+pub use bundle::{BundleWriter, Group, Groups};
 pub use cut::{Cut, CutError, stamp};
 pub use entry::{
     ENTRY_HEADER_BYTES, Entries, Entry, MAX_ENTRY_BYTES, ScanEnd, encode_entry, scan_entries,
