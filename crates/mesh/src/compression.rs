@@ -1,5 +1,9 @@
-//! A lane's bytes on the line: as they are, or as one zstd stream for the lane's whole life, flushed
-//! after each batch, so that a batch profits from what went before and waits for nothing after.
+//! A lane's bytes on the line: as they are, or as a zstd stream, flushed after each batch, so that a
+//! batch profits from what went before and waits for nothing after.
+//!
+//! Data that does not compress goes into zstd frames of raw blocks (RFC 8878, 3.1.1.2), which cost a
+//! few bytes and no time; the reader need not know. The next batch that is compressed begins without
+//! a history.
 
 use std::io;
 
@@ -11,7 +15,11 @@ use crate::limits::{READ_BYTES, ZSTD_LEVEL, ZSTD_WINDOW_LOG};
 /// The sending side of a lane.
 pub(crate) enum LaneEncoder {
     Plain,
-    Zstd(Box<Encoder<'static>>),
+    Zstd {
+        encoder: Box<Encoder<'static>>,
+        /// The zstd frame goes on.
+        is_open: bool,
+    },
 }
 
 impl LaneEncoder {
@@ -21,14 +29,20 @@ impl LaneEncoder {
         }
         let mut encoder = Encoder::new(ZSTD_LEVEL)?;
         encoder.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
-        Ok(LaneEncoder::Zstd(Box::new(encoder)))
+        Ok(LaneEncoder::Zstd { encoder: Box::new(encoder), is_open: false })
+    }
+
+    /// Whether there is a choice to be made.
+    pub(crate) fn is_compressing(&self) -> bool {
+        matches!(self, LaneEncoder::Zstd { .. })
     }
 
     /// What goes on the line for `plain`; the other side can read all of it at once.
     pub(crate) fn encode(&mut self, plain: Vec<u8>) -> io::Result<Vec<u8>> {
-        let LaneEncoder::Zstd(encoder) = self else {
+        let LaneEncoder::Zstd { encoder, is_open } = self else {
             return Ok(plain);
         };
+        *is_open = true;
         let mut wire = Vec::with_capacity(plain.len() / 2 + READ_BYTES);
         let mut input = InBuffer::around(&plain);
         while input.pos() < plain.len() {
@@ -42,7 +56,40 @@ impl LaneEncoder {
             }
         }
     }
+
+    /// The same without compressing.
+    pub(crate) fn store(&mut self, plain: Vec<u8>) -> io::Result<Vec<u8>> {
+        let LaneEncoder::Zstd { encoder, is_open } = self else {
+            return Ok(plain);
+        };
+        let mut wire = Vec::with_capacity(plain.len() + READ_BYTES);
+        while *is_open {
+            let filled = reserve(&mut wire);
+            let left = encoder.finish(&mut OutBuffer::around_pos(&mut wire, filled), true)?;
+            *is_open = left > 0;
+        }
+        encoder.reinit()?;
+        let blocks = plain.chunks(RAW_BLOCK_BYTES);
+        let count = blocks.len();
+        if count > 0 {
+            wire.extend_from_slice(&ZSTD_MAGIC);
+            // No checksum, no dictionary, no content size; then the window.
+            wire.extend_from_slice(&[0, ((ZSTD_WINDOW_LOG - 10) << 3) as u8]);
+        }
+        for (number, block) in blocks.enumerate() {
+            let header = (block.len() as u32) << 3 | u32::from(number + 1 == count);
+            wire.extend_from_slice(&header.to_le_bytes()[..3]);
+            wire.extend_from_slice(block);
+        }
+        Ok(wire)
+    }
 }
+
+/// What a zstd frame begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The largest block of a zstd frame.
+const RAW_BLOCK_BYTES: usize = 128 << 10;
 
 /// Makes room to write to; returns where it begins.
 fn reserve(wire: &mut Vec<u8>) -> usize {
@@ -146,6 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn stored_and_compressed_batches_follow_each_other_in_any_order() {
+        let mut encoder = LaneEncoder::new(true).expect("encoder");
+        let mut decoder = LaneDecoder::new(true).expect("decoder");
+        let mut framer = Framer::default();
+        let sizes = [10, 0, 1000, RAW_BLOCK_BYTES - 4, RAW_BLOCK_BYTES, MESSAGE_BYTES_MAX, 3, 70];
+        for (round, size) in sizes.repeat(3).into_iter().enumerate() {
+            let message: Vec<u8> = (0..size).map(|i| (i * i / 7 + round) as u8).collect();
+            let mut plain = Vec::new();
+            framing::append(&mut plain, &message);
+            let raw = plain.len();
+            let is_stored = round % 5 < 3;
+            let wire = match is_stored {
+                true => encoder.store(plain),
+                false => encoder.encode(plain),
+            }
+            .expect("encode");
+            assert!(!is_stored || wire.len() <= raw + 50, "{raw} became {}", wire.len());
+            let pieces: Vec<_> = wire
+                .chunks(777)
+                .flat_map(|piece| decode(&mut decoder, &mut framer, piece))
+                .collect();
+            assert_eq!(pieces, [message], "round {round}, {size} bytes");
+        }
+        assert!(encoder.store(Vec::new()).expect("nothing").len() < 20);
+    }
+
+    #[test]
     fn later_batches_profit_from_earlier_ones() {
         let mut encoder = LaneEncoder::new(true).expect("encoder");
         let text: Vec<u8> = (0..4000u32).flat_map(|i| (i * i).to_le_bytes()).collect();
@@ -187,6 +261,7 @@ mod tests {
     fn zstd_of(plain: &[u8], window_log: u32) -> Vec<u8> {
         let mut encoder = Encoder::new(ZSTD_LEVEL).expect("encoder");
         encoder.set_parameter(CParameter::WindowLog(window_log)).expect("window");
-        LaneEncoder::Zstd(Box::new(encoder)).encode(plain.to_vec()).expect("encode")
+        let mut lane = LaneEncoder::Zstd { encoder: Box::new(encoder), is_open: false };
+        lane.encode(plain.to_vec()).expect("encode")
     }
 }

@@ -6,12 +6,13 @@
 //! [`MeshEvent`]s. Everything that a peer or a slow reader can make grow is bounded in [`limits`]:
 //! senders are told [`SendError::Full`], receivers stop reading and QUIC stops the sender.
 //!
-//! Pure parts (`framing`, `backoff`, `lane`, `outbox`) know nothing of sockets; `session` carries
+//! Pure parts (`framing`, `backoff`, `bucket`, `saving`, `lane`, `outbox`) know nothing of sockets; `session` carries
 //! one connection, `peer` the succession of them, `accept` answers calls. The mesh does not
 //! interpret messages, and keeps none for a peer that is away: replication reads its log again.
 
 mod accept;
 mod backoff;
+mod bucket;
 mod ca;
 mod compression;
 mod framing;
@@ -22,6 +23,7 @@ mod mesh;
 mod outbox;
 mod peer;
 mod refusal;
+mod saving;
 mod session;
 mod signature;
 mod stats;

@@ -41,6 +41,34 @@ pub const ZSTD_WINDOW_LOG: u32 = 18;
 /// Compression level: the cheapest of the regular ones.
 pub const ZSTD_LEVEL: i32 = 1;
 
+/// Bytes after which what compressing saved is looked at.
+pub const SAVING_SAMPLE_BYTES: u64 = 64 << 10;
+
+/// Less than this share of the bytes saved, in percent, is not worth it.
+pub const SAVED_PERCENT_MIN: u64 = 3;
+
+/// Fewer bytes saved for each second of processor time are not worth it: a core that only sends
+/// does some hundred MB/s, and encrypts them as well.
+pub const SAVED_BYTES_PER_CPU_SECOND_MIN: u64 = 5_000_000;
+
+/// Bytes that go as they are after a sample that saved too little, at first.
+pub const SAVING_SKIP_BYTES_MIN: u64 = 1 << 20;
+
+/// And at most.
+pub const SAVING_SKIP_BYTES_MAX: u64 = 64 << 20;
+
+/// A bounded bandwidth is kept over this time, in microseconds.
+pub const BANDWIDTH_BURST_US: u64 = 100_000;
+
+/// And lets at least this much through at once, in bytes.
+pub const BANDWIDTH_BURST_BYTES_MIN: i64 = 16 << 10;
+
+/// A lane that waits for bandwidth looks again after this, in case the bound was changed.
+pub const BANDWIDTH_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// What is written at a time when the bandwidth is bounded, in bytes.
+pub const BANDWIDTH_PIECE_BYTES: usize = 16 << 10;
+
 /// What datagrams may wait for their reader or for the line, in bytes; the oldest are dropped.
 pub const DATAGRAM_BUFFER_BYTES: usize = 64 << 10;
 

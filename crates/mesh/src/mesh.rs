@@ -457,6 +457,14 @@ impl MeshHandle {
         }
     }
 
+    /// Bounds what is sent to a peer, in bytes a second after compression; none takes the bound
+    /// away. Holds for all sessions. The control lane and datagrams are not held back.
+    pub fn set_bandwidth(&self, peer: u16, bytes_per_second: Option<u64>) {
+        if let Some(peer) = self.inner.peers.get(&peer) {
+            peer.set_bandwidth(bytes_per_second);
+        }
+    }
+
     /// The smoothed round trip to a peer, while connected.
     pub fn rtt(&self, peer: u16) -> Option<Duration> {
         Some(self.inner.peer(peer)?.session()?.rtt())

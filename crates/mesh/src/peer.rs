@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::limits::{ESTABLISH_TIMEOUT, FAREWELL_EVERY};
+use crate::bucket::Bucket;
+use crate::lane::Lane;
+use crate::limits::{BANDWIDTH_WAIT_MAX, ESTABLISH_TIMEOUT, FAREWELL_EVERY};
 use crate::mesh::{DownReason, MeshEvent, SessionId};
 use crate::refusal::{self, Refusal, RefusalCounters};
 use crate::session::{self, Lanes, OpenError, Session};
@@ -26,6 +28,9 @@ pub(crate) struct Peer {
     refused: RefusalCounters,
     sessions: AtomicU64,
     current: RwLock<Option<Arc<Session>>>,
+    bandwidth: Mutex<Bucket>,
+    /// Zero of the bucket's clock.
+    began: Instant,
 }
 
 /// A connection whose other end is certainly the peer, with its lanes open.
@@ -54,7 +59,39 @@ impl Peer {
             refused: RefusalCounters::default(),
             sessions: AtomicU64::new(0),
             current: RwLock::new(None),
+            bandwidth: Mutex::default(),
+            began: Instant::now(),
         }
+    }
+
+    /// Bounds what is sent to the peer, in bytes a second.
+    pub(crate) fn set_bandwidth(&self, rate: Option<u64>) {
+        let now_us = self.now_us();
+        self.bucket().set_rate(now_us, rate);
+    }
+
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.bucket().is_bounded()
+    }
+
+    /// How long a lane must wait before it sends; at most so long that a changed bound is noticed.
+    pub(crate) fn wait_for(&self, lane: Lane) -> Option<Duration> {
+        let now_us = self.now_us();
+        let wait = Duration::from_micros(self.bucket().wait_us(now_us, lane));
+        (!wait.is_zero()).then(|| wait.min(BANDWIDTH_WAIT_MAX))
+    }
+
+    pub(crate) fn spend(&self, bytes: usize) {
+        let now_us = self.now_us();
+        self.bucket().spend(now_us, bytes);
+    }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bandwidth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn session(&self) -> Option<Arc<Session>> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use crate::compression::{LaneDecoder, LaneEncoder};
 use crate::framing::Framer;
 use crate::lane::{self, LANES, Lane};
-use crate::limits::READ_BYTES;
+use crate::limits::{BANDWIDTH_PIECE_BYTES, READ_BYTES};
 use crate::mesh::{DownReason, MeshEvent, SessionId};
 use crate::outbox::Outbox;
 use crate::peer::Peer;
 use crate::refusal::{self, Refusal};
+use crate::saving::Saving;
 
 /// The streams of a connection, each known to be the peer's.
 pub(crate) struct Lanes {
@@ -185,16 +186,17 @@ async fn write_lane(context: Context, lane: Lane, mut stream: SendStream) -> Tas
         Ok(encoder) => encoder,
         Err(error) => return TaskEnd::Failed(error),
     };
+    let mut saving = Saving::default();
     loop {
         let mut batch = outbox.take().await;
         let plain = std::mem::take(&mut batch.framed);
         let raw_bytes = plain.len();
-        let wire = match encoder.encode(plain) {
+        let wire = match compress(&mut encoder, &mut saving, plain) {
             Ok(wire) => wire,
             Err(error) => return TaskEnd::Failed(error),
         };
         context.peer.sent.add_lane(batch.messages, raw_bytes, wire.len());
-        match stream.write_chunk(Bytes::from(wire)).await {
+        match write_paced(&context.peer, lane, &mut stream, Bytes::from(wire)).await {
             Ok(()) => {}
             Err(quinn::WriteError::ConnectionLost(_)) => return TaskEnd::ConnectionLost,
             // Lanes live as long as their connection: who stops one breaks the rules.
@@ -211,6 +213,40 @@ async fn write_lane(context: Context, lane: Lane, mut stream: SendStream) -> Tas
             }
         }
     }
+}
+
+fn compress(encoder: &mut LaneEncoder, saving: &mut Saving, plain: Vec<u8>) -> io::Result<Vec<u8>> {
+    let raw_bytes = plain.len();
+    if !encoder.is_compressing() {
+        return encoder.encode(plain);
+    }
+    if !saving.wants(raw_bytes) {
+        return encoder.store(plain);
+    }
+    let began = Instant::now();
+    let wire = encoder.encode(plain)?;
+    saving.note(raw_bytes, wire.len(), began.elapsed().as_micros() as u64);
+    Ok(wire)
+}
+
+/// Writes as fast as the peer's bandwidth allows, in pieces if it is bounded.
+async fn write_paced(
+    peer: &Peer,
+    lane: Lane,
+    stream: &mut SendStream,
+    mut wire: Bytes,
+) -> Result<(), quinn::WriteError> {
+    while !wire.is_empty() {
+        let bytes = if peer.is_bounded() { BANDWIDTH_PIECE_BYTES } else { wire.len() };
+        let piece = wire.split_to(bytes.min(wire.len()));
+        // Others may have been quicker after the wait.
+        while let Some(wait) = peer.wait_for(lane) {
+            tokio::time::sleep(wait).await;
+        }
+        peer.spend(piece.len());
+        stream.write_chunk(piece).await?;
+    }
+    Ok(())
 }
 
 /// Reads only as fast as events are taken: a full channel stops the reading, QUIC's flow control
