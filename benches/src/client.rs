@@ -46,6 +46,19 @@ impl Client {
         Ok(reply)
     }
 
+    /// Sends all commands, then waits for their replies; an error reply is an error.
+    pub fn call_all<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Result<()> {
+        self.request.clear();
+        commands.iter().for_each(|args| encode_command(&mut self.request, args));
+        self.stream.write_all(&self.request).context("send")?;
+        for _ in commands {
+            if let Some(error) = self.reply()?.as_error() {
+                bail!("{}", String::from_utf8_lossy(error));
+            }
+        }
+        Ok(())
+    }
+
     /// The text of a section of INFO.
     pub fn info(&mut self, section: &str) -> Result<String> {
         let reply = self.call(&["INFO", section])?;

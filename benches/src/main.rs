@@ -17,6 +17,7 @@ mod redis;
 mod report;
 mod statistics;
 mod target;
+mod wire;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -46,6 +47,10 @@ fn main() -> Result<()> {
     }
     progress("starting servers");
     let targets = start_targets(&options, directory.path())?;
+    if options.wire {
+        print!("{}", wire::measure(&targets, plan.ops)?);
+        return Ok(());
+    }
     let mut report = Report::new(&plan, targets.iter().map(|target| target.name.clone()).collect());
     for (index, target) in targets.iter().enumerate() {
         let bytes = prefill(&plan, target).with_context(|| target.last_words())?;

@@ -54,6 +54,9 @@ pub struct Options {
     #[arg(long, value_name = "KEYS", value_delimiter = ',', num_args = 0..,
           default_missing_values = ["10000", "100000"])]
     pub heal: Option<Vec<u64>>,
+    /// Measure only the bytes on the wire for a record, with payloads like those of real clients.
+    #[arg(long)]
+    pub wire: bool,
     /// Print JSON, every single measurement included.
     #[arg(long)]
     pub json: bool,

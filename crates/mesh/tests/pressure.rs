@@ -103,3 +103,25 @@ async fn a_node_that_takes_no_events_slows_its_peer_and_loses_nothing() {
     }
     assert!(node_0.handle.peer_stats(1).expect("peer").is_connected());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_bandwidth_holds_back_bulk_and_loses_nothing() {
+    let (mut node_0, mut node_1, session_0, _) = connected_pair().await;
+    // A byte a second: after the first burst nothing more is written until the bound goes.
+    node_0.handle.set_bandwidth(1, Some(1));
+    let size = 100_000;
+    for i in 0..4 {
+        node_0.send(1, session_0, Lane::Bulk, noise(i, size)).await;
+    }
+    node_0.send(1, session_0, Lane::Live, noise(9, size)).await;
+    // Control is not held back.
+    node_0.send(1, session_0, Lane::Control, "urgent".into()).await;
+    assert_eq!(node_1.message(Lane::Control).await, "urgent");
+    let queued = node_0.handle.peer_stats(1).expect("peer").queued_bytes;
+    assert!(queued[Lane::Bulk.index()] > 0, "{queued:?}");
+    node_0.handle.set_bandwidth(1, None);
+    for i in 0..4 {
+        assert_eq!(node_1.message(Lane::Bulk).await, noise(i, size));
+    }
+    assert_eq!(node_1.message(Lane::Live).await, noise(9, size));
+}

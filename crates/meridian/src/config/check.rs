@@ -41,6 +41,8 @@ impl ClusterFile {
         self.check_dns()?;
         self.check_distances()?;
         self.replication.check()?;
+        let bounded: Vec<String> = self.replication.bandwidth_to.keys().cloned().collect();
+        self.check_names("replication.bandwidth_to", &bounded)?;
         self.backup.as_ref().map_or(Ok(()), super::backup::BackupSection::check)?;
         self.check_storage()?;
         ensure!(self.limits.max_clients >= CLIENTS_MIN, "limits.max_clients: at least one");

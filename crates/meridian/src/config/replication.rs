@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::ClusterFile;
 use super::parts::UNKNOWN_ROUND_TRIP_MS;
+use super::size::Size;
 
 /// How regions feed each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,11 +18,18 @@ pub struct ReplicationSection {
     /// To how many others a region sends one region's writes. With more regions than this and
     /// one, the near ones pass them on to the far ones.
     pub fanout: usize,
+    /// Bytes a second to each other region, after compression; no bound if not given.
+    pub bandwidth: Option<Size>,
+    /// The same for single regions, by name.
+    pub bandwidth_to: BTreeMap<String, Size>,
 }
+
+/// Less than this is a slip: heartbeats alone need some of it. In bytes a second.
+const BANDWIDTH_MIN: u64 = 64 << 10;
 
 impl Default for ReplicationSection {
     fn default() -> Self {
-        ReplicationSection { fanout: RELAY_FANOUT }
+        ReplicationSection { fanout: RELAY_FANOUT, bandwidth: None, bandwidth_to: BTreeMap::new() }
     }
 }
 
@@ -32,7 +40,17 @@ impl ReplicationSection {
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<()> {
         ensure!(self.fanout >= 1, "replication.fanout: at least one");
+        let rates = self.bandwidth_to.values().chain(&self.bandwidth);
+        for rate in rates {
+            let least = Size(BANDWIDTH_MIN);
+            ensure!(rate.0 >= BANDWIDTH_MIN, "replication.bandwidth: {rate}, at least {least}");
+        }
         Ok(())
+    }
+
+    /// The bound for a region, in bytes a second.
+    pub fn bandwidth_to(&self, region: &str) -> Option<u64> {
+        self.bandwidth_to.get(region).or(self.bandwidth.as_ref()).map(|rate| rate.0)
     }
 }
 

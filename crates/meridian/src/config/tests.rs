@@ -123,6 +123,9 @@ fn contradictions_name_the_field() {
     refused_with("wan: {round_trips: [{between: [us, eu], ms: 99999}]}", &["99999", "10000"]);
     refused_with("storage: {log_retention: 1KiB}", &["storage.log_retention", "segment"]);
     refused_with("storage: {log_limit: 100MiB}", &["storage.log_limit", "log_retention"]);
+    refused_with("replication: {fanout: 0}", &["replication.fanout", "one"]);
+    refused_with("replication: {bandwidth: 1KiB}", &["replication.bandwidth", "1KiB", "64KiB"]);
+    refused_with("replication: {bandwidth_to: {mars: 1MB}}", &["bandwidth_to", "mars", "us, eu"]);
     refused_with("log: ='", &["log"]);
     refused_with("postgres: {url: 'postgresql://a:geheim@db/shop'}", &["postgres.url", "password"]);
     refused_with("postgres: {url: 'host=db'}", &["postgres.url", "user"]);

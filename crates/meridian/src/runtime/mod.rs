@@ -195,6 +195,10 @@ impl Node {
         });
 
         let mesh = Mesh::start(config.mesh_config()?, mesh_events).context("starting the mesh")?;
+        for peer in &config.peers {
+            let bound = config.cluster.replication.bandwidth_to(&peer.name);
+            mesh.set_bandwidth(peer.ordinal, bound);
+        }
         let backlog = Arc::new(Mutex::new(BTreeMap::new()));
         let shipper = ShipperTask {
             shipper: Shipper::new(partitions, recovered.marks, &peers),

@@ -284,8 +284,11 @@ impl ShipperTask {
     pub async fn run(mut self) -> Result<()> {
         let mut release = tokio::time::interval(RELEASE_EVERY);
         let shared = Arc::clone(&self.shared);
+        let mut is_busy = false;
         loop {
             tokio::select! {
+                biased;
+                _ = release.tick() => self.release()?,
                 message = self.inbox.recv() => match message {
                     None => return Ok(()),
                     Some(message) => self.take(message),
@@ -298,9 +301,9 @@ impl ShipperTask {
                     Some(Outgoing::Effect(effect)) => self.effect(effect),
                 },
                 () = shared.more_durable.notified() => {}
-                _ = release.tick() => self.release()?,
+                () = tokio::task::yield_now(), if is_busy => {}
             }
-            self.ship()?;
+            is_busy = self.ship()?;
         }
     }
 
@@ -350,33 +353,47 @@ impl ShipperTask {
         }
     }
 
-    /// Sends all that may be sent now.
-    fn ship(&mut self) -> Result<()> {
+    /// Sends what may be sent now, with one read of the log for each peer, those that have the least
+    /// to come first: who lives on the newest never waits behind somebody's catching up. True when
+    /// there is more to read; what has arrived in the meantime comes first.
+    fn ship(&mut self) -> Result<bool> {
         let durable = self.reader.durable();
-        let sessions: Vec<_> = self.shipper.sessions(durable).collect();
-        let mut backlog = BTreeMap::new();
-        for (peer, session, _) in sessions {
+        let mut sessions: Vec<_> = self.shipper.sessions(durable).collect();
+        sessions.sort_by_key(|(peer, ..)| self.shipper.backlog(*peer, durable));
+        let mut is_busy = false;
+        // Peers that stand at the same place are served by one read.
+        let mut last: Option<(LogPosition, Vec<u8>)> = None;
+        for (peer, session, _) in &sessions {
+            let (peer, session) = (*peer, *session);
             self.send_bulk(peer, session);
-            while self.send_waiting(peer, session) {
-                let reader = &self.reader;
-                let batches = self
-                    .shipper
-                    .next(peer, durable, |from, max| reader.read_durable(from, max))
-                    .context("reading the log for a peer")?;
-                let more = self.shipper.sessions(durable).any(|(p, _, work)| p == peer && work);
-                let queue = self.waiting.entry(peer).or_default();
-                queue.extend(batches.iter().flat_map(|b| pieces(b)).map(Bytes::from));
-                if queue.is_empty() && !more {
-                    break;
-                }
+            if !self.send_waiting(peer, session) {
+                continue;
             }
-            backlog.insert(peer.0, self.shipper.backlog(peer, self.reader.bounds().1));
+            let reader = &self.reader;
+            let read = |from: LogPosition, max: usize| match &last {
+                Some((at, bytes)) if *at == from => Ok(bytes.clone()),
+                _ => {
+                    let bytes = reader.read_durable(from, max)?;
+                    last = Some((from, bytes.clone()));
+                    Ok(bytes)
+                }
+            };
+            let batches =
+                self.shipper.next(peer, durable, read).context("reading the log for a peer")?;
+            let queue = self.waiting.entry(peer).or_default();
+            queue.extend(batches.iter().flat_map(|b| pieces(b)).map(Bytes::from));
+            if self.send_waiting(peer, session) {
+                is_busy |= self.shipper.sessions(durable).any(|(p, _, more)| p == peer && more);
+            }
         }
         for (peer, session, message) in self.shipper.take_messages() {
             self.effect(DataEffect::Send { peer, session, message });
         }
+        let end = self.reader.bounds().1;
+        let behind = |(peer, ..): &(Origin, u64, bool)| (peer.0, self.shipper.backlog(*peer, end));
+        let backlog = sessions.iter().map(behind).collect();
         *self.backlog.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = backlog;
-        Ok(())
+        Ok(is_busy)
     }
 
     /// Sends what was read before; true when nothing of it is left.
