@@ -460,7 +460,7 @@ impl MeshHandle {
     /// Bounds what is sent to a peer, in bytes a second after compression; none takes the bound
     /// away. Holds for all sessions. The control lane and datagrams are not held back.
     pub fn set_bandwidth(&self, peer: u16, bytes_per_second: Option<u64>) {
-        if let Some(peer) = self.inner.peers.get(&peer) {
+        if let Some(peer) = self.inner.peer(peer) {
             peer.set_bandwidth(bytes_per_second);
         }
     }

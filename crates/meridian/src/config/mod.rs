@@ -19,6 +19,7 @@ mod size;
 pub use file::{AppendFsync, ClusterFile, EXAMPLE, Region, RoundTrip};
 pub use node::{NodeConfig, Overrides};
 pub use paths::Paths;
+pub use replication::ReplicationSection;
 pub use secret::Secret;
 pub use size::Size;
 

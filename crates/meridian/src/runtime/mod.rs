@@ -264,6 +264,7 @@ impl Node {
             view: Arc::clone(&view),
             dns: dns.handle().clone(),
             topology,
+            replication: config.cluster.replication.clone(),
             answering: None,
             roster: members::Roster { me: me.0, addresses: config.peer_addresses.clone() },
             followed: Default::default(),

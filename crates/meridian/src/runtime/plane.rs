@@ -18,6 +18,8 @@ use meridian_mesh::{Lane, MeshHandle, Refusal, SessionId};
 use meridian_node::{Control, ControlEffect, wire::PeerMessage};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::ReplicationSection;
+
 use super::{
     control_log::ControlLog,
     inbound::{Info, ToExecutor},
@@ -69,6 +71,8 @@ pub struct Plane {
     pub dns: DnsHandle,
     /// Regions, networks, orders.
     pub topology: Topology,
+    /// Bounds of what is sent to a region.
+    pub replication: ReplicationSection,
     /// The same with the members that these answers are for.
     pub answering: Option<(Members, Topology)>,
     /// This region among the members.
@@ -229,6 +233,9 @@ impl Plane {
         let (peers, retired) = (self.roster.peers(members), self.roster.retired(members));
         if let Err(error) = self.mesh.set_peers(peers, retired) {
             tracing::error!(%error, "the mesh refuses the members");
+        }
+        for (ordinal, member) in members.iter() {
+            self.mesh.set_bandwidth(ordinal, self.replication.bandwidth_to(&member.name));
         }
         self.followed = members.clone();
         for (ordinal, member) in self.followed.iter() {
