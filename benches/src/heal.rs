@@ -9,7 +9,7 @@
 use crate::client::{Client, answers};
 use crate::meridian::{Region, TOPOLOGY, describe, issue_certificates, place_regions};
 use crate::metrics;
-use crate::process::{Server, free_address, poll_until_within};
+use crate::process::{Server, free_address, poll_until, poll_until_within};
 use anyhow::{Context, Result};
 use meridian_resp::encode_command;
 use serde_json::Value;
@@ -18,7 +18,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes of a value: random, so that nothing compresses it.
 const VALUE_LEN: usize = 128;
@@ -36,13 +36,16 @@ const STORAGE: &str = "storage:\n  log_segment: 4MiB\n  log_retention: 8MiB\n  l
 /// Bytes that are written to push what came before out of the log.
 const PUSH_BYTES: u64 = 64 << 20;
 
+/// A status tells of a moment at most this long before it, in milliseconds.
+const STATUS_AGE_MS: u128 = 1_500;
+
 /// Measures and prints.
 pub fn run(program: &Path, directory: &Path, keys: u64, differences: &[u64]) -> Result<String> {
     let pair = Pair::place(program, directory)?;
     let mut there = pair.start(0, TOPOLOGY)?;
     crate::progress(&format!("writing {keys} keys"));
     write(pair.regions[0].redis, 0, keys, 1)?;
-    push(pair.regions[0].redis)?;
+    push(&pair.regions[0])?;
 
     crate::progress("a new region comes in");
     let mut out = String::from(
@@ -57,10 +60,10 @@ pub fn run(program: &Path, directory: &Path, keys: u64, differences: &[u64]) -> 
         // Apart: a region that finds nobody and is found by nobody.
         let apart = pair.start(1, APART)?;
         write(pair.regions[1].redis, 0, count / 2, round)?;
-        push(pair.regions[1].redis)?;
+        push(&pair.regions[1])?;
         drop(apart);
         write(pair.regions[0].redis, count / 2, count - count / 2, round)?;
-        push(pair.regions[0].redis)?;
+        push(&pair.regions[0])?;
         here = pair.start(1, TOPOLOGY)?;
         let bytes = count * (VALUE_LEN + KEY_LEN) as u64;
         out += &pair.watch("was apart", keys, *count, bytes, &mut there, &mut here)?;
@@ -134,7 +137,13 @@ impl<'a> Pair<'a> {
         })
         .with_context(|| format!("{}\n{}", there.last_words(), here.last_words()))?;
         let seconds = began.elapsed().as_secs_f64();
-        let status = self.status(1)?;
+        // A status may be a moment old: one that was taken after the end.
+        let ended = SystemTime::now().duration_since(UNIX_EPOCH).context("clock")?.as_millis();
+        let status = poll_until("a status from after the end", || {
+            let status = self.status(1)?;
+            let taken = u128::from(status["now_ms"].as_u64().unwrap_or(0));
+            Ok((taken > ended + STATUS_AGE_MS).then_some(status))
+        })?;
         let wire = &status["peers"][self.regions[0].name]["received"]["udp_bytes"];
         let repair = &status["repairs"]["received_bytes"];
         let mb = |bytes: u64| bytes as f64 / 1e6;
@@ -163,11 +172,18 @@ fn write(address: SocketAddr, from: u64, count: u64, round: u64) -> Result<()> {
 }
 
 /// Writes so much to one key that nothing else is left in the log, and waits until it is gone.
-fn push(address: SocketAddr) -> Result<()> {
+fn push(region: &Region) -> Result<()> {
+    let log = |field: &str| -> Result<u64> {
+        let body = metrics::get(region.admin, "/status")?.body;
+        let status: Value = serde_json::from_str(&body).context("/status is no JSON")?;
+        status["log"][field].as_u64().context("a status without its log")
+    };
+    let end = log("end")?;
     let count = PUSH_BYTES / (VALUE_LEN as u64 + 40);
-    pipeline(address, count, |n, out| {
+    pipeline(region.redis, count, |n, out| {
         encode_command(out, &[&b"SET"[..], b"push", &noise(n, u64::MAX)]);
-    })
+    })?;
+    poll_until("the log to be let go", || Ok((log("start")? >= end).then_some(())))
 }
 
 fn pipeline(
