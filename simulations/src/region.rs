@@ -231,6 +231,11 @@ impl Region {
     pub fn end_turn(&mut self) -> Result<Turn, String> {
         let frames = self.commit()?;
         let mut effects = self.node.take_effects();
+        for effect in &effects {
+            if let DataEffect::Send { message, .. } = effect {
+                self.shipper.said(message, self.storage.synced_position());
+            }
+        }
         let told = self.shipper.take_messages().into_iter();
         effects.extend(told.map(|(peer, session, message)| DataEffect::Send {
             peer,

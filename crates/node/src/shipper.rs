@@ -104,6 +104,16 @@ impl Shipper {
         self.senders.iter_mut().filter_map(broken).collect()
     }
 
+    /// This region says something to a peer, while its log is durable up to `position`. What it
+    /// acknowledges in a watermark is in the log before that, or has been let go: whoever lacks it
+    /// when all of the log has been read will not get it from there.
+    pub fn said(&mut self, message: &PeerMessage, position: LogPosition) {
+        let PeerMessage::Watermark(watermark) = message else { return };
+        if let Ok(vectors) = watermark.vectors.unpack(self.partitions) {
+            self.senders.values_mut().for_each(|(_, sender)| sender.covers(position, &vectors));
+        }
+    }
+
     /// Bytes of log between a peer's cursor and `end`.
     #[must_use]
     pub fn backlog(&self, peer: Origin, end: LogPosition) -> u64 {

@@ -120,6 +120,7 @@ impl Region {
         for effect in self.node.take_effects() {
             match effect {
                 DataEffect::Send { peer, message, .. } => {
+                    self.shipper.said(&message, self.storage.bounds().1);
                     said.push((peer, Said::Message(message.encode())));
                 }
                 DataEffect::Diverged { keys, .. } => self.divergent.extend(keys),
@@ -159,6 +160,15 @@ impl Region {
             }
         }
         self.commit();
+    }
+
+    /// The same as after a restart, when nobody knows any more what the log before its beginning
+    /// covered.
+    fn forget_marks(&mut self) {
+        let vectors = vec![VersionVector::new(); usize::from(PARTITIONS)];
+        let position = self.storage.bounds().0;
+        let mark = meridian_replication::LogMark { position, vectors };
+        self.shipper = Shipper::new(PARTITIONS, vec![mark], &self.peers);
     }
 
     /// The log is let go, as if its time had come: the checkpoint holds everything.
@@ -364,6 +374,26 @@ fn a_donor_from_the_far_future_is_asked_again_later() {
     world.settle();
     world.check_equal();
     assert_eq!(world.regions[1].line("GET key"), "$5 value");
+}
+
+#[test]
+fn who_lacks_what_no_log_holds_is_told_although_nothing_more_is_written_there() {
+    let mut world = World::new(2);
+    for n in 0..100 {
+        world.regions[0].line(&format!("SET key:{n} {n}"));
+    }
+    world.regions[0].forget_log();
+    world.regions[0].forget_marks();
+    world.link_all(true);
+    for n in 0..40 {
+        // There is always something on its way, in one partition.
+        world.regions[0].line(&format!("SET {{busy}} {n}"));
+        world.turn();
+    }
+    let counts = world.regions[1].repairs();
+    assert_eq!(counts.completed, u64::from(PARTITIONS), "{counts:?}");
+    world.settle();
+    world.check_equal();
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub struct Sender {
     broken: BTreeSet<u16>,
     /// Those of them that the peer has not been told of.
     untold: Vec<u16>,
+    /// What the log up to a position, and what went before it, has brought here: to be compared with
+    /// what the peer has been sent once the cursor is there.
+    covered: Option<(LogPosition, Vec<VersionVector>)>,
 }
 
 impl Sender {
@@ -65,12 +68,33 @@ impl Sender {
         self.subscribed = true;
         self.broken.clear();
         self.untold.clear();
+        self.covered = None;
         if let Some(first) = marks.first() {
             let missing = |number: &u16| !self.needs_nothing_in(*number, first);
             let missing: Vec<u16> = (0..partitions).filter(missing).collect();
             missing.into_iter().for_each(|number| self.breaks(number));
         }
         Ok(())
+    }
+
+    /// Everything up to `vectors` is in the log before `position`, or has been let go. What the peer
+    /// then still lacks when all of the log has been read to it, no log will bring.
+    pub fn covers(&mut self, position: LogPosition, vectors: &[VersionVector]) {
+        if self.subscribed && self.covered.is_none() {
+            self.covered = Some((position, vectors.to_vec()));
+        }
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        let Some((_, vectors)) = self.covered.take_if(|(at, _)| *at <= self.cursor) else {
+            return;
+        };
+        for (number, (covered, sent)) in (0..).zip(vectors.iter().zip(&self.sent.clone())) {
+            if self.origins.iter().any(|o| covered.get(*o) > sent.get(*o)) {
+                self.breaks(number);
+            }
+        }
     }
 
     /// Partitions in which the peer has less than the log begins with: it must be repaired. Each
@@ -151,6 +175,7 @@ impl Sender {
         if batch.len() > empty {
             batches.push(batch);
         }
+        self.compare();
         Ok(batches)
     }
 

@@ -339,6 +339,7 @@ impl ShipperTask {
                 self.send_bulk(peer, session);
             }
             DataEffect::Send { peer, session, message } => {
+                self.shipper.said(&message, self.reader.durable());
                 let bytes = Bytes::from(message.encode());
                 let sent = self.mesh.try_send(peer.0, SessionId(session), Lane::Control, bytes);
                 if let Err(error) = sent {
