@@ -251,7 +251,7 @@ impl Backups {
     fn remember(&self) {
         let Some(schedule) = &self.schedule else { return };
         let listed = Repository::list(&schedule.directory).unwrap_or_default();
-        let newest = listed.iter().filter_map(|listed| listed.manifest.as_ref().ok()).last();
+        let newest = listed.iter().rev().find_map(|listed| listed.manifest.as_ref().ok());
         self.board.state().good_ms = newest.map_or(0, |manifest| manifest.created_ms);
     }
 
@@ -412,7 +412,7 @@ pub fn told(progress: &Progress) -> String {
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let done = read(&progress.copied) + read(&progress.reused);
     let total = read(&progress.total).max(done);
-    let percent = if total == 0 { 0 } else { done * 100 / total };
+    let percent = (done * 100).checked_div(total).unwrap_or(0);
     format!("{percent} % of {} MiB", total >> 20)
 }
 
