@@ -92,8 +92,8 @@ impl Writer {
     }
 
     fn command(&mut self) -> Vec<Vec<u8>> {
-        let set = |key: u64, value| vec![b"SET".to_vec(), name(key), value];
-        let incr = |key: u64| vec![b"INCR".to_vec(), name(key)];
+        let set = |key: u64, value| vec![b"SET".to_vec(), name("user", key), value];
+        let incr = |key: u64| vec![b"INCR".to_vec(), name("hits", key)];
         match self.payload {
             Payload::Random => {
                 let value = (0..VALUE_LEN).map(|_| self.next() as u8).collect();
@@ -137,8 +137,8 @@ impl Writer {
 }
 
 /// Fifteen bytes, in no order that a compressor could guess.
-fn name(key: u64) -> Vec<u8> {
-    format!("user:{:010}", key.wrapping_mul(2_654_435_761) % 10_000_000_000).into_bytes()
+fn name(kind: &str, key: u64) -> Vec<u8> {
+    format!("{kind}:{:010}", key.wrapping_mul(2_654_435_761) % 10_000_000_000).into_bytes()
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
             assert!(commands.iter().all(|c| c.get(2).is_none_or(|v| v.len() == VALUE_LEN)));
         }
         let mut zipf = Writer::new(Payload::ZipfCounter);
-        let first = (0..1000).filter(|_| zipf.command()[1] == super::name(0)).count();
+        let first = (0..1000).filter(|_| zipf.command()[1] == super::name("hits", 0)).count();
         assert!((40..160).contains(&first), "{first} in 1000 go to the most used");
     }
 }
