@@ -9,19 +9,23 @@
 //! Damage is noticed by RocksDB: every block carries its checksum (XXH3), which is verified by
 //! every read and every compaction. A second one around each value would find nothing more.
 
+mod fresh;
 mod frozen;
 mod tuning;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use meridian_store::{CheckpointBatch, StoreError, Visit};
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, FlushOptions,
-    ReadOptions, WriteBatch, WriteOptions, properties,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, ReadOptions, WriteBatch,
+    WriteOptions, properties,
 };
 
+pub use fresh::FreshCheckpoint;
+pub(crate) use fresh::settle;
 pub use frozen::FrozenCheckpoint;
 
 use crate::lock::DirectoryLock;
@@ -57,7 +61,10 @@ pub struct CheckpointStats {
 }
 
 struct Inner {
-    db: DB,
+    /// Nothing only while one is put into the place of another, or when that has failed.
+    db: RwLock<Option<DB>>,
+    path: PathBuf,
+    options: DiskOptions,
     /// Set by the first write that failed; never unset.
     failed: AtomicBool,
     _lock: Arc<DirectoryLock>,
@@ -65,7 +72,7 @@ struct Inner {
 
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint").field("path", &self.inner.db.path()).finish()
+        f.debug_struct("Checkpoint").field("path", &self.inner.path).finish()
     }
 }
 
@@ -75,12 +82,9 @@ impl Checkpoint {
         options: &DiskOptions,
         lock: Arc<DirectoryLock>,
     ) -> Result<Checkpoint, StoreError> {
-        let families = [
-            ColumnFamilyDescriptor::new(ELEMENTS, tuning::elements(options)),
-            ColumnFamilyDescriptor::new(SYSTEM, tuning::system()),
-        ];
-        let db = DB::open_cf_descriptors(&tuning::database(options), path, families);
-        let inner = Inner { db: db.map_err(error)?, failed: AtomicBool::new(false), _lock: lock };
+        let db = RwLock::new(Some(open_database(path, options)?));
+        let (path, options) = (path.to_owned(), options.clone());
+        let inner = Inner { db, path, options, failed: AtomicBool::new(false), _lock: lock };
         Ok(Checkpoint { inner: Arc::new(inner) })
     }
 
@@ -93,7 +97,8 @@ impl Checkpoint {
         if self.inner.failed.load(Ordering::Acquire) {
             return Err(StoreError::Checkpoint("an earlier write failed".to_owned()));
         }
-        self.try_write(batch).inspect_err(|_| self.inner.failed.store(true, Ordering::Release))
+        let written = self.db().and_then(|db| write_batch(&db, batch));
+        written.inspect_err(|_| self.inner.failed.store(true, Ordering::Release))
     }
 
     /// The newest complete checkpoint's record, if there is one.
@@ -101,7 +106,8 @@ impl Checkpoint {
     /// # Errors
     /// [`StoreError::Checkpoint`] when it cannot be read.
     pub fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.db.get_cf(self.system(), META).map_err(error)
+        let db = self.db()?;
+        db.get_cf(family(&db, SYSTEM), META).map_err(error)
     }
 
     /// Visits every element in key order, as of the call. Reads ahead and leaves the cache alone.
@@ -112,7 +118,8 @@ impl Checkpoint {
         let mut options = ReadOptions::default();
         options.set_readahead_size(SCAN_READAHEAD_BYTES);
         options.fill_cache(false);
-        let mut iterator = self.inner.db.raw_iterator_cf_opt(self.family(ELEMENTS), options);
+        let db = self.db()?;
+        let mut iterator = db.raw_iterator_cf_opt(family(&db, ELEMENTS), options);
         iterator.seek_to_first();
         walk(iterator, visit)
     }
@@ -121,8 +128,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`StoreError::Checkpoint`] when it cannot be read.
-    pub fn get(&self, element_key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
-        self.inner.db.get_pinned_cf(self.family(ELEMENTS), element_key).map_err(error)
+    pub fn get(&self, element_key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let db = self.db()?;
+        db.get_cf(family(&db, ELEMENTS), element_key).map_err(error)
     }
 
     /// Visits the elements of one key (`meridian_store::key_prefix`) in order, as of the call.
@@ -132,7 +140,8 @@ impl Checkpoint {
     pub fn for_key(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(after_prefix(prefix)?);
-        let mut iterator = self.inner.db.raw_iterator_cf_opt(self.family(ELEMENTS), options);
+        let db = self.db()?;
+        let mut iterator = db.raw_iterator_cf_opt(family(&db, ELEMENTS), options);
         iterator.seek(prefix);
         walk(iterator, visit)
     }
@@ -140,7 +149,8 @@ impl Checkpoint {
     /// Sizes for the metrics; cheap.
     #[must_use]
     pub fn stats(&self) -> CheckpointStats {
-        let (db, elements) = (&self.inner.db, self.family(ELEMENTS));
+        let Ok(db) = self.db() else { return CheckpointStats::default() };
+        let elements = family(&db, ELEMENTS);
         // A number that RocksDB cannot give is not worth failing for.
         let number = |name| db.property_int_value_cf(elements, name).ok().flatten().unwrap_or(0);
         CheckpointStats {
@@ -154,43 +164,80 @@ impl Checkpoint {
         }
     }
 
-    fn try_write(&self, batch: CheckpointBatch) -> Result<(), StoreError> {
-        let (elements, system) = (self.family(ELEMENTS), self.system());
-        let mut writes = WriteBatch::default();
-        // Within a batch the later write wins: clearing must come first.
-        for prefix in &batch.cleared {
-            writes.delete_range_cf(elements, prefix.clone(), after_prefix(prefix)?);
-        }
-        for (key, value) in &batch.puts {
-            match value {
-                Some(value) => writes.put_cf(elements, key, value),
-                None => writes.delete_cf(elements, key),
-            }
-        }
-        if let Some(meta) = &batch.meta {
-            writes.put_cf(system, META, meta);
-        }
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.inner.db.write_opt(writes, &options).map_err(error)?;
-        if batch.meta.is_some() {
-            let flush = FlushOptions::default();
-            self.inner.db.flush_cfs_opt(&[&elements, &system], &flush).map_err(error)?;
-        }
-        Ok(())
+    /// Where it is.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.inner.path
     }
 
-    fn db(&self) -> &DB {
-        &self.inner.db
+    fn db(&self) -> Result<Open<'_>, StoreError> {
+        let open = self.inner.db.read().unwrap_or_else(PoisonError::into_inner);
+        match open.is_some() {
+            true => Ok(Open(open)),
+            false => Err(StoreError::Checkpoint("it could not be opened again".to_owned())),
+        }
+    }
+}
+
+impl Inner {
+    fn db_mut(&self) -> RwLockWriteGuard<'_, Option<DB>> {
+        self.db.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn system(&self) -> &ColumnFamily {
-        self.family(SYSTEM)
+    /// What had failed is not there any more.
+    fn mend(&self) {
+        self.failed.store(false, Ordering::Release);
     }
+}
 
-    fn family(&self, name: &str) -> &ColumnFamily {
-        self.inner.db.cf_handle(name).expect("opened with this column family")
+/// The database, held so that nothing is put into its place.
+struct Open<'a>(RwLockReadGuard<'a, Option<DB>>);
+
+impl Deref for Open<'_> {
+    type Target = DB;
+
+    fn deref(&self) -> &DB {
+        self.0.as_ref().expect("looked at before")
     }
+}
+
+fn open_database(path: &Path, options: &DiskOptions) -> Result<DB, StoreError> {
+    let families = [
+        ColumnFamilyDescriptor::new(ELEMENTS, tuning::elements(options)),
+        ColumnFamilyDescriptor::new(SYSTEM, tuning::system()),
+    ];
+    DB::open_cf_descriptors(&tuning::database(options), path, families)
+        .map_err(|e| StoreError::Checkpoint(format!("{}: {}", path.display(), e.into_string())))
+}
+
+fn write_batch(db: &DB, batch: CheckpointBatch) -> Result<(), StoreError> {
+    let (elements, system) = (family(db, ELEMENTS), family(db, SYSTEM));
+    let mut writes = WriteBatch::default();
+    // Within a batch the later write wins: clearing must come first.
+    for prefix in &batch.cleared {
+        writes.delete_range_cf(elements, prefix.clone(), after_prefix(prefix)?);
+    }
+    for (key, value) in &batch.puts {
+        match value {
+            Some(value) => writes.put_cf(elements, key, value),
+            None => writes.delete_cf(elements, key),
+        }
+    }
+    if let Some(meta) = &batch.meta {
+        writes.put_cf(system, META, meta);
+    }
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    db.write_opt(writes, &options).map_err(error)?;
+    if batch.meta.is_some() {
+        let flush = FlushOptions::default();
+        db.flush_cfs_opt(&[elements, system], &flush).map_err(error)?;
+    }
+    Ok(())
+}
+
+fn family<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
+    db.cf_handle(name).expect("opened with this column family")
 }
 
 fn walk(mut iterator: DBRawIterator<'_>, visit: Visit<'_>) -> Result<(), StoreError> {

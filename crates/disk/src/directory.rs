@@ -10,7 +10,7 @@ use std::sync::Arc;
 use meridian_store::{Identity, LogPosition, Meta, StoreError};
 
 use crate::backup::{FROZEN, remove_directory};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::clock_floor::ClockFloor;
 use crate::durable::DurableMark;
 use crate::file::{at, sync_directory};
@@ -18,6 +18,7 @@ use crate::format::{self, FORMAT_FILE_NEW};
 use crate::lock::{DirectoryLock, LOCK_FILE};
 use crate::log::{self, LOG_GENERATION, LogReader, LogSyncer, LogWriter, Recovered};
 use crate::options::{DiskOptions, SEGMENT_BYTES_MIN};
+use crate::scrub::SCRUBBED;
 
 pub(crate) use build::Builder;
 
@@ -48,6 +49,14 @@ pub struct Opened {
 }
 
 impl DataDir {
+    /// Keeps everybody else out of a directory, until dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it is in use, [`StoreError::Io`].
+    pub fn lock(path: &Path) -> Result<impl Sized + use<>, StoreError> {
+        DirectoryLock::take(path)
+    }
+
     /// Whose directory this is.
     ///
     /// # Errors
@@ -84,11 +93,13 @@ impl DataDir {
                 format::create(path, identity)?;
             }
         }
+        checkpoint::settle(&path.join(ROCKS))?;
         for part in [LOG, ROCKS] {
             make_directory(&path.join(part))?;
         }
         // Left by a backup that did not end; links to tables that would never be let go.
         remove_directory(&path.join(FROZEN))?;
+        remove_directory(&path.join(SCRUBBED))?;
         let checkpoint = Checkpoint::open(&path.join(ROCKS), &options, Arc::clone(&lock))?;
         let clock_floor = ClockFloor::open(path, Arc::clone(&lock))?;
         let position = replay_from(path, identity, &checkpoint)?;

@@ -65,6 +65,12 @@ impl DurableMark {
         Ok(DurableMark { file, path: path.to_owned(), written: Mutex::new(written) })
     }
 
+    /// Whether nothing was ever noted.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) == (0, 0)
+    }
+
     /// How far the file of this generation is known to be on disk.
     #[must_use]
     pub fn position(&self, generation: u64) -> u64 {

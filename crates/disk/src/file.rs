@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use meridian_store::StoreError;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 /// `map_err` argument that says what was being done to which file.
@@ -25,6 +25,19 @@ pub(crate) fn preallocate(file: &File, path: &Path, bytes: u64) -> Result<(), St
         }
         Err(error) => Err(at("reserving disk for", path)(error.into())),
     }
+}
+
+/// Lets go of a file's pages in memory, so that the next read asks the disk. What has not been
+/// written back stays.
+pub(crate) fn forget_cached(path: &Path) -> Result<(), StoreError> {
+    let file = File::open(path).map_err(at("opening", path))?;
+    forget_cached_of(&file, 0);
+    Ok(())
+}
+
+/// The same from an offset on. A file system that cannot do it answers from memory.
+pub(crate) fn forget_cached_of(file: &File, from: u64) {
+    let _ = rustix::fs::fadvise(file, from, None, Advice::DontNeed);
 }
 
 /// Makes a directory's entries survive the machine.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! meridian data directory
-//! format 2
+//! format 3
 //! cluster shop
 //! region us-east
 //! ordinal 0

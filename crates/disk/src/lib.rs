@@ -25,16 +25,20 @@ mod format;
 mod lock;
 mod log;
 mod options;
+mod salvage;
+mod scrub;
 mod storage;
 
 pub use backup::{
     BackupStorage, Digests, End, Frozen, FrozenFile, Listed, Manifest, Mark, NoPlan, Object, Owner,
     Pace, Piece, Plan, Progress, Pruned, Repository, Restored, Source, Taken, restore, take,
 };
-pub use checkpoint::{Checkpoint, CheckpointStats, FrozenCheckpoint};
+pub use checkpoint::{Checkpoint, CheckpointStats, FreshCheckpoint, FrozenCheckpoint};
 pub use clock_floor::ClockFloor;
 pub use directory::{DataDir, Opened};
 pub use durable::DurableMark;
 pub use log::{LogHold, LogReader, LogSyncer, LogWriter, Recovered, TornTail};
 pub use options::{DiskOptions, SEGMENT_BYTES_MIN};
+pub use salvage::{Gap, salvage_log};
+pub use scrub::{Pause, Scrub};
 pub use storage::DiskStorage;

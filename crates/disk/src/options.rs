@@ -10,7 +10,8 @@ pub(crate) const READ_BYTES_MIN: usize = 64 << 10;
 ///
 /// 1. Frames in the log.
 /// 2. State repairs and bundles too.
-pub(crate) const FORMAT: u32 = 2;
+/// 3. A head in the control group's log.
+pub(crate) const FORMAT: u32 = 3;
 
 /// The longest cluster or region name that is accepted.
 pub(crate) const NAME_BYTES_MAX: usize = 255;

@@ -22,7 +22,8 @@ Run a region as a service:
   meridian cert init && meridian cert issue us-east
   meridian node --config regions.yaml --region us-east
 
-`meridian help COMMAND` says more about each. Exit codes: 0 done, 1 failed, 2 not understood.";
+`meridian help COMMAND` says more about each. Exit codes: 0 done, 1 failed, 2 not understood,
+3 a data directory is damaged.";
 
 /// An active-active data platform over several regions that speaks Redis.
 #[derive(Debug, Parser)]
@@ -60,6 +61,9 @@ pub enum Command {
     /// List what a dead region's disk has and nobody else, or write it again.
     #[command(after_help = SALVAGE_HELP)]
     Salvage(SalvageArgs),
+    /// Read what is readable of a damaged data directory, and begin a new one.
+    #[command(after_help = DISK_EXAMPLES)]
+    Disk(DiskArgs),
     /// Add this machine to a running cluster as a new region, and run its node.
     #[command(after_help = JOIN_HELP)]
     Join(JoinArgs),
@@ -512,6 +516,47 @@ pub struct RestoreArgs {
     /// The name of a new cluster [default: as in the backup].
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
+}
+
+const DISK_EXAMPLES: &str = "\
+Examples:
+  meridian disk read /var/lib/meridian/us-east/data                   its own writes, as JSON lines
+  meridian disk read DIR --since 2026-11-21T11:30:00Z
+  meridian disk renew /var/lib/meridian/us-east/data --ordinal 7      set it aside, begin anew
+
+With a backup, `meridian restore` brings more back. A renewed region gets everything from the others;
+what it had not sent to any of them before is only in what `read` shows.";
+
+/// A damaged data directory.
+#[derive(Args, Clone, Debug)]
+pub struct DiskArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: DiskAction,
+}
+
+/// What can be done with a damaged data directory.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DiskAction {
+    /// List the region's own writes that are still in its log, a JSON document a line.
+    Read {
+        /// The data directory; its node must not run.
+        data: PathBuf,
+        /// Only what was stamped after this instant (2026-11-21T11:30:00Z).
+        #[arg(long, value_name = "TIME", value_parser = instant::parse)]
+        since: Option<u64>,
+        /// Writes of all regions.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Set the directory aside and make an empty one under a new ordinal.
+    Renew {
+        /// The data directory; its node must not run.
+        data: PathBuf,
+        /// The region's new ordinal, never used before in its cluster.
+        #[arg(long, value_name = "N")]
+        ordinal: u16,
+    },
 }
 
 const CERT_EXAMPLES: &str = "\

@@ -4,6 +4,7 @@ mod backup;
 mod cert;
 mod cli;
 mod config;
+mod disk;
 mod http;
 mod logging;
 mod membership;
@@ -23,6 +24,9 @@ use clap::Parser;
 use cli::{Cli, Command, ConfigAction, NodeArgs, RegionAction};
 use config::{ClusterFile, EXAMPLE, NodeConfig, Overrides, Secret};
 
+/// The exit code for a data directory that is damaged: starting again does not help.
+const DAMAGED: u8 = 3;
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,6 +34,9 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("meridian: {error:#}");
+            if error.is::<runtime::Damaged>() {
+                return ExitCode::from(DAMAGED);
+            }
             ExitCode::FAILURE
         }
     }
@@ -53,6 +60,7 @@ fn run(command: Command) -> Result<()> {
         Command::Salvage(args) => salvage::run(&args),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Disk(args) => disk::run(args),
         Command::Cert(args) => cert::run(&args),
         Command::Config(args) => configuration(args.action),
     }

@@ -95,6 +95,18 @@ pub fn export(stage: &Stage, portion: &Portion) -> CheckpointBatch {
     batch
 }
 
+/// Reads everything that a slot holds, for a checkpoint that is written anew.
+#[must_use]
+pub fn export_slot(stage: &Stage, slot: u16) -> CheckpointBatch {
+    let mut batch = CheckpointBatch::default();
+    let all = TouchedKey { cleared: true, ..TouchedKey::default() };
+    for (key, _) in stage.table(slot).iter() {
+        let (_, puts) = export_element(stage, stage.partition_of(key), key, &all);
+        batch.puts.extend(puts);
+    }
+    batch
+}
+
 fn corrupt(position: LogPosition, reason: Malformed) -> StoreError {
     StoreError::Corrupt { file: "log".into(), offset: position.0, reason: reason.to_string() }
 }

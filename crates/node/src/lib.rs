@@ -17,7 +17,7 @@ mod repair;
 mod shipper;
 pub mod wire;
 
-pub use checkpoint::{CheckpointRun, export};
+pub use checkpoint::{CheckpointRun, export, export_slot};
 pub use clocks::{Alarm, Claim, Clocks};
 pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
 pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};

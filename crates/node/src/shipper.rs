@@ -141,6 +141,14 @@ impl Shipper {
         }
     }
 
+    /// Log that a peer needs cannot be read: `next` says where it can be read again behind the
+    /// cursor that it is given. The peer is told to have its state repaired.
+    pub fn lose(&mut self, peer: Origin, next: impl FnOnce(LogPosition) -> LogPosition) {
+        if let Some((_, sender)) = self.senders.get_mut(&peer) {
+            sender.lose_to(next(sender.cursor()));
+        }
+    }
+
     /// The log has grown to a position at which every partition had seen this.
     pub fn mark(&mut self, position: LogPosition, vectors: Vec<VersionVector>) {
         if self.marks.last().is_none_or(|m| m.position < position) {
@@ -217,6 +225,33 @@ mod tests {
         );
         shipper.acknowledge(Origin(3), vec![vector]);
         assert_eq!(shipper.release(LogPosition(200), LogPosition(0)), LogPosition(200));
+    }
+
+    #[test]
+    fn a_peer_whose_log_has_rotted_is_told_to_be_repaired_and_is_not_stuck() {
+        let (peer, writer) = (Origin(1), Origin(2));
+        let first = LogMark { position: LogPosition(0), vectors: vec![VersionVector::new(); 2] };
+        let mut shipper = Shipper::new(2, vec![first], &[peer]);
+        let vectors = Vectors::pack(&[VersionVector::new(), VersionVector::new()]);
+        let request = Subscribe { number: 4, origins: vec![writer], vectors };
+        shipper.subscribe(peer, 7, &request).unwrap();
+        assert!(shipper.take_messages().is_empty());
+        let rot = |_, _| {
+            let (file, reason) = ("a.seg".to_owned(), "rot".to_owned());
+            Err(StoreError::Corrupt { file, offset: 9, reason })
+        };
+        assert!(shipper.next(peer, LogPosition(200), rot).is_err());
+        shipper.lose(peer, |cursor| LogPosition(cursor.0 + 150));
+        let told = shipper.take_messages();
+        let behind = PeerMessage::Behind { number: 4, partitions: vec![0, 1] };
+        assert_eq!(told, [(peer, 7, behind)]);
+        let mut read_from = None;
+        let read = |from, _| {
+            read_from = Some(from);
+            Ok(Vec::new())
+        };
+        shipper.next(peer, LogPosition(200), read).unwrap();
+        assert_eq!(read_from, Some(LogPosition(150)), "goes on behind the rot");
     }
 
     #[test]

@@ -110,6 +110,13 @@ impl Sender {
         self.cursor = self.cursor.max(position);
     }
 
+    /// The log between the cursor and `position` cannot be read any more: what was in it for the
+    /// peer is not known, so it is repaired in every partition.
+    pub fn lose_to(&mut self, position: LogPosition) {
+        self.cursor = self.cursor.max(position);
+        (0..self.sent.len() as u16).for_each(|number| self.breaks(number));
+    }
+
     /// The session is over.
     pub fn reset(&mut self) {
         *self = Sender::default();

@@ -147,6 +147,14 @@ pub fn scan_entries<'a>(
     ScanEnd::TornTail { offset, reason }
 }
 
+/// Where the next sound entry begins in bytes that do not begin with one.
+#[must_use]
+pub fn next_entry(bytes: &[u8]) -> Option<usize> {
+    let magic = MAGIC.to_le_bytes();
+    let begins = |at: &usize| bytes[*at..].starts_with(&magic);
+    (1..bytes.len()).filter(begins).find(|at| check_entry(&bytes[*at..]).is_ok())
+}
+
 /// The largest durable position that any sound entry somewhere in `bytes` speaks of.
 fn durable_said_after(bytes: &[u8]) -> LogPosition {
     let (mut at, mut durable) = (1, LogPosition(0));

@@ -21,7 +21,8 @@ mod repair;
 pub use bundle::{BundleWriter, Group, Groups};
 pub use cut::{Cut, CutError, stamp};
 pub use entry::{
-    ENTRY_HEADER_BYTES, Entries, Entry, MAX_ENTRY_BYTES, ScanEnd, encode_entry, scan_entries,
+    ENTRY_HEADER_BYTES, Entries, Entry, MAX_ENTRY_BYTES, ScanEnd, encode_entry, next_entry,
+    scan_entries,
 };
 pub use frame::{Frame, FrameHeader, MAX_FRAME_BYTES};
 pub use layout::{element_key, key_prefix, partition_of_key, split_element_key};

@@ -1,11 +1,12 @@
 //! What a backup says of itself.
 //!
 //! ```text
-//! meridian backup 1 <sha256 of the lines below>
+//! meridian backup 3 <sha256 of the lines below>
 //! { … JSON … }
 //! ```
 //! The first line stays as it is in every later format, so that this build can say that a backup is
-//! newer than itself.
+//! newer than itself. The number is the format of the directory that was backed up: it covers what
+//! the log holds too.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,9 +16,8 @@ use meridian_store::{Identity, LogPosition, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::object::{hex, sha256};
+use crate::options::FORMAT;
 
-/// Format of manifests that this build writes. Older ones are read, newer ones refused.
-const FORMAT: u32 = 1;
 const TITLE: &str = "meridian backup ";
 /// The longest identifier of a backup.
 const ID_BYTES_MAX: usize = 64;
@@ -439,7 +439,8 @@ pub(super) mod tests {
     #[test]
     fn a_newer_format_is_told_from_damage() {
         let text = String::from_utf8(manifest("a").encode().unwrap()).unwrap();
-        let newer = text.replacen("backup 1 ", "backup 2 ", 1);
+        let newer =
+            text.replacen(&format!("backup {FORMAT} "), &format!("backup {} ", FORMAT + 1), 1);
         let error = decode(newer.as_bytes()).unwrap_err();
         assert!(matches!(&error, StoreError::Refused(why) if why.contains("newer")), "{error}");
     }

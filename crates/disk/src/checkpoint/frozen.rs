@@ -32,9 +32,9 @@ impl Checkpoint {
     /// # Errors
     /// [`StoreError::Checkpoint`].
     pub fn freeze(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-        let db = self.db();
+        let db = self.db()?;
         // Without a flush: what is still in memory belongs to a checkpoint that is not complete.
-        let frozen = RocksCheckpoint::new(db).map_err(error)?;
+        let frozen = RocksCheckpoint::new(&*db).map_err(error)?;
         frozen.create_checkpoint_with_log_size(path, u64::MAX).map_err(error)?;
         let frozen = Checkpoint::open_frozen(path)?;
         frozen.meta()
@@ -43,7 +43,7 @@ impl Checkpoint {
     /// Which database this is, whatever its directory is called.
     #[must_use]
     pub fn database(&self) -> String {
-        let path = self.db().path().join(DATABASE);
+        let path = self.inner.path.join(DATABASE);
         let text = fs::metadata(&path)
             .ok()
             .filter(|found| found.len() <= SMALL_FILE_BYTES_MAX)

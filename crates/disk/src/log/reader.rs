@@ -5,6 +5,7 @@ use std::sync::Arc;
 use meridian_store::{Entries, LogPosition, ScanEnd, StoreError, scan_entries};
 
 use super::{Segment, Shared};
+use crate::file::forget_cached_of;
 use crate::options::READ_BYTES_MIN;
 
 /// Reads what was appended. Clones share the log.
@@ -57,6 +58,20 @@ impl LogReader {
     /// As [`LogReader::read`].
     pub fn read_durable(&self, from: LogPosition, max_bytes: usize) -> Result<Vec<u8>, StoreError> {
         self.read_below(self.shared.durable(), from, max_bytes)
+    }
+
+    /// Lets go of what is cached of the segment that holds a position, from there on; not of the
+    /// last segment, which is in use.
+    pub(crate) fn forget_cached(&self, at: LogPosition) {
+        if let Some((segment, Some(_))) = self.shared.segment_at(at) {
+            forget_cached_of(segment.file(), at.0 - segment.base);
+        }
+    }
+
+    /// Where the segment after the one that holds a position begins, if there is one.
+    #[must_use]
+    pub fn next_segment(&self, at: LogPosition) -> Option<LogPosition> {
+        self.shared.segment_at(at)?.1
     }
 
     fn read_below(

@@ -79,7 +79,7 @@ fn a_newer_format_is_refused_and_a_damaged_one_named() {
     drop(open(directory.path()).unwrap());
     let path = directory.path().join("FORMAT");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("format 2", "format 99")).unwrap();
+    std::fs::write(&path, text.replace("format 3", "format 99")).unwrap();
     let why = refusal(open(directory.path()));
     assert!(why.contains("newer") && why.contains("format is 99"), "{why}");
     std::fs::write(&path, text.replace("us-east", "us-yeast")).unwrap();

@@ -11,5 +11,6 @@ mod directory;
 mod full;
 mod killed;
 mod region;
+mod rot;
 mod support;
 mod threads;

@@ -6,7 +6,7 @@ use meridian_clock::{Origin, Time};
 use meridian_crdt::{Action, Amount, Element};
 use meridian_disk::{DataDir, Digests, DiskStorage, Mark, Opened};
 use meridian_keyspace::{Ablations, SLOTS, Stage, StageConfig};
-use meridian_node::{CheckpointRun, export, recover};
+use meridian_node::{CheckpointRun, export, export_slot, recover};
 use meridian_store::{Entries, Identity, LogPosition, Meta, Storage};
 
 use crate::support::{identity, small};
@@ -130,6 +130,18 @@ impl Region {
         batch.meta = Some(run.meta().encode());
         self.opened.checkpoint.write(batch).expect("a checkpoint");
         self.last = run.meta().clone();
+    }
+
+    /// Writes a checkpoint of everything beside the old one, and uses it from now on.
+    pub fn fresh_checkpoint(&mut self) {
+        self.sync();
+        let fresh = self.opened.checkpoint.begin_fresh().expect("a new checkpoint");
+        for slot in 0..SLOTS {
+            fresh.write(export_slot(&self.stage, slot)).expect("a part of it");
+        }
+        let (position, vectors) = (self.end(), self.stage.vectors());
+        self.last = Meta { identity: self.last.identity.clone(), position, vectors };
+        self.opened.checkpoint.adopt(fresh, self.last.encode()).expect("it takes the place");
     }
 
     /// Exports what changed, and dies before the checkpoint is complete.

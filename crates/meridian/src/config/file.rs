@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::backup::BackupSection;
+use super::period::Period;
 use super::replication::ReplicationSection;
 use super::size::Size;
 
@@ -208,6 +209,10 @@ pub struct Storage {
     pub checkpoint_trigger: Size,
     /// Length of a log segment.
     pub log_segment: Size,
+    /// How much is read in a second to look for rot; not at all if zero.
+    pub disk_check_rate: Size,
+    /// The rest between two looks at everything.
+    pub disk_check_every: Period,
     /// Memory for the checkpoint's blocks, indexes and filters.
     pub checkpoint_cache: Size,
     /// Memory for checkpoint writes that are not yet in a file.
@@ -368,6 +373,8 @@ impl Default for Storage {
             scrub_every_ms: 10_000,
             checkpoint_trigger: Size(256 << 20),
             log_segment: Size(64 << 20),
+            disk_check_rate: Size(8 << 20),
+            disk_check_every: Period(600),
             checkpoint_cache: Size(64 << 20),
             checkpoint_memtable: Size(32 << 20),
         }

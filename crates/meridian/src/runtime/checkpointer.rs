@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use meridian_disk::{Checkpoint, LogReader};
+use meridian_keyspace::SLOTS;
 use meridian_node::CheckpointRun;
-use meridian_store::{LogPosition, Meta};
+use meridian_store::{CheckpointBatch, LogPosition, Meta, StoreError};
 
 use super::{
-    inbound::ToExecutor, limits::CHECKPOINT_LOOK, network::ExecutorHandle, shared::Shared,
+    disk_check::DiskBoard, inbound::ToExecutor, limits::CHECKPOINT_LOOK, network::ExecutorHandle,
+    shared::Shared,
 };
 
 /// A checkpoint is written at least this often while something is written at all.
@@ -32,6 +34,8 @@ pub struct Checkpointer {
     pub shared: Arc<Shared>,
     /// The last checkpoint.
     pub last: Meta,
+    /// Told when a checkpoint was written anew.
+    pub board: Arc<DiskBoard>,
     /// A checkpoint is due when the log has grown by this, in bytes.
     pub trigger: u64,
 }
@@ -45,6 +49,13 @@ impl Checkpointer {
         let mut written = Instant::now();
         loop {
             std::thread::sleep(CHECKPOINT_LOOK);
+            if self.shared.fresh_checkpoint.swap(false, Ordering::AcqRel) {
+                if !self.write_anew()? {
+                    return Ok(());
+                }
+                written = Instant::now();
+                continue;
+            }
             let durable = self.reader.durable();
             let grown = durable.0.saturating_sub(self.last.position.0);
             let overdue = grown > 0 && written.elapsed() >= AT_LEAST_EVERY;
@@ -52,8 +63,15 @@ impl Checkpointer {
                 continue;
             }
             let began = Instant::now();
-            if !self.write(durable)? {
-                return Ok(());
+            match self.write(durable) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if is_rot(&error) => {
+                    tracing::error!(error = %format!("{error:#}"), "no checkpoint");
+                    self.shared.fresh_checkpoint.store(true, Ordering::Release);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
             written = Instant::now();
             tracing::info!(position = %self.last.position, took = ?began.elapsed(), "checkpoint");
@@ -80,11 +98,7 @@ impl Checkpointer {
                 };
                 batch.cleared.extend(part.cleared);
                 batch.puts.extend(part.puts);
-                // Nothing enters the checkpoint that the log could still lose.
-                while self.shared.durable() < end {
-                    std::thread::yield_now();
-                    std::thread::sleep(Duration::from_micros(200));
-                }
+                self.wait_until_durable(end);
             }
             if last {
                 batch.meta = Some(run.meta().encode());
@@ -97,9 +111,58 @@ impl Checkpointer {
                 break;
             }
         }
-        self.last = run.meta().clone();
-        self.shared.checkpoint.store(self.last.position.0, Ordering::Release);
-        self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.complete(run.meta().clone());
         Ok(true)
     }
+
+    /// Writes everything that is in memory beside the old checkpoint and puts it in its place:
+    /// nothing of the old one is read. False when the executor has ended.
+    fn write_anew(&mut self) -> Result<bool> {
+        let began = Instant::now();
+        let fresh = self.checkpoint.begin_fresh().context("beginning a new checkpoint")?;
+        let (reply, answer) = sync_channel(1);
+        let asked = self.executor.send_blocking(ToExecutor::Mark(reply));
+        let Some(mark) = asked.ok().and_then(|()| answer.recv().ok()) else { return Ok(false) };
+        for slot in 0..SLOTS {
+            let (reply, answer) = sync_channel(1);
+            let asked = self.executor.send_blocking(ToExecutor::ExportSlot(slot, reply));
+            let Some((part, end)) = asked.ok().and_then(|()| answer.recv().ok()) else {
+                return Ok(false);
+            };
+            if part != CheckpointBatch::default() {
+                self.wait_until_durable(end);
+                fresh.write(part).context("writing a new checkpoint")?;
+            }
+        }
+        self.wait_until_durable(mark.position);
+        let (identity, position) = (self.last.identity.clone(), mark.position);
+        let meta = Meta { identity, position, vectors: mark.vectors };
+        self.checkpoint.adopt(fresh, meta.encode()).context("completing a new checkpoint")?;
+        self.complete(meta);
+        self.board.rewritten();
+        tracing::warn!(position = %self.last.position, took = ?began.elapsed(), "checkpoint written anew");
+        Ok(true)
+    }
+
+    /// Nothing enters the checkpoint that the log could still lose.
+    fn wait_until_durable(&self, end: LogPosition) {
+        while self.shared.durable() < end {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn complete(&mut self, meta: Meta) {
+        self.last = meta;
+        self.shared.checkpoint.store(self.last.position.0, Ordering::Release);
+        self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether it is the files that are bad. Memory is good then, and the checkpoint can be written
+/// anew; if the disk does not even take that, the node ends.
+fn is_rot(error: &anyhow::Error) -> bool {
+    let rotten = |cause: &StoreError| {
+        matches!(cause, StoreError::Corrupt { .. } | StoreError::Checkpoint(_))
+    };
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(rotten)
 }

@@ -17,7 +17,7 @@ use meridian_clock::{Origin, Time};
 use meridian_disk::LogWriter;
 use meridian_failover::{CheckReport, StepOutcome};
 use meridian_keyspace::Engine;
-use meridian_node::{DataEffect, DataNode, export};
+use meridian_node::{DataEffect, DataNode, export, export_slot};
 use mio::{Events, Poll, Token};
 use tokio::sync::{mpsc, watch};
 
@@ -251,6 +251,11 @@ impl Executor {
             ToExecutor::Export(portion, reply) => {
                 let batch = export(self.node.engine().stage(), &portion);
                 // What has been executed in this turn is in the batch: it must be in the log.
+                self.commit()?;
+                let _ = reply.send((batch, self.log.end()));
+            }
+            ToExecutor::ExportSlot(slot, reply) => {
+                let batch = export_slot(self.node.engine().stage(), slot);
                 self.commit()?;
                 let _ = reply.send((batch, self.log.end()));
             }

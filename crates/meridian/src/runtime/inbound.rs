@@ -30,6 +30,8 @@ pub enum ToExecutor {
     Batch(Origin, u64, Vec<u8>),
     /// Read these elements as they stand.
     Export(Portion, std::sync::mpsc::SyncSender<(CheckpointBatch, LogPosition)>),
+    /// Read everything that a slot holds.
+    ExportSlot(u16, std::sync::mpsc::SyncSender<(CheckpointBatch, LogPosition)>),
     /// Take the digests of these slots, so that they are known.
     Digest(std::ops::Range<u16>, std::sync::mpsc::SyncSender<()>),
     /// Tell a backup where the log ends and what there is.

@@ -6,6 +6,7 @@
 //! checkpoint thread writes what changed to RocksDB               (checkpointer.rs)
 //! backup thread     takes backups, on order and by schedule      (backups.rs)
 //! clock thread      reserves time on disk ahead of its use          (clock_floor.rs)
+//! disk check thread looks for rot                                (disk_check.rs)
 //! tokio             mesh, shipper, control plane, DNS, Postgres, admin port
 //! ```
 //! Each of them ends the process when its storage fails: what has not left is recovered from
@@ -19,6 +20,8 @@ mod checkpointer;
 mod clients;
 mod clock_floor;
 mod control_log;
+mod damage;
+mod disk_check;
 mod executor;
 mod inbound;
 mod limits;
@@ -37,7 +40,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use meridian_clock::Origin;
-use meridian_disk::{DataDir, DiskStorage, LogSyncer, Opened};
+use meridian_disk::{DataDir, DiskStorage, LogSyncer, Opened, Scrub};
 use meridian_dns::DnsServer;
 use meridian_failover::{ControlState, DnsTable};
 use meridian_keyspace::{Ablations, Engine, EngineConfig, StageConfig};
@@ -52,6 +55,7 @@ use network::{Dispatcher, ExecutorHandle, ShipperTask};
 use shared::Shared;
 
 pub use backups::Schedule;
+pub use damage::Damaged;
 pub use executor::unix_us;
 
 /// The largest agreed state that a joined region's directory may hold, in bytes.
@@ -72,7 +76,8 @@ pub fn run(config: NodeConfig) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the I/O threads")?;
-    let (parts, recovered) = open(&config)?;
+    let directory = config.data_dir();
+    let (parts, recovered) = open(&config).map_err(|error| damage::explain(error, &directory))?;
     tracing::info!(
         region = config.region.name,
         elements = recovered.elements,
@@ -80,7 +85,8 @@ pub fn run(config: NodeConfig) -> Result<()> {
         took = ?started.elapsed(),
         "recovered"
     );
-    let node = Node::build(&config, parts, recovered, &runtime, started)?;
+    let node = Node::build(&config, parts, recovered, &runtime, started)
+        .map_err(|error| damage::explain(error, &directory))?;
     node.run(&runtime)
 }
 
@@ -276,6 +282,7 @@ impl Node {
         };
 
         let tailer: capture::SharedStatus = Arc::default();
+        let admin_disk: Arc<disk_check::DiskBoard> = Arc::default();
         let schedule = config.backup_schedule();
         let (backup_desk, orders, board) = backups::desk(schedule.as_ref());
         let backups = backups::Backups {
@@ -304,6 +311,7 @@ impl Node {
             reader: opened.reader.clone(),
             checkpoint: opened.checkpoint.clone(),
             backups: backup_desk,
+            disk: Arc::clone(&admin_disk),
             started,
         };
         let mut tasks: Vec<(&'static str, Task)> = vec![
@@ -326,7 +334,16 @@ impl Node {
         let durability = config.durability();
         let (sync_shared, last_syncer) = (Arc::clone(&shared), Arc::clone(&syncer));
         let (floor_shared, floor_waker) = (Arc::clone(&shared), Arc::clone(&waker));
+        let disk_board: Arc<disk_check::DiskBoard> = Arc::clone(&admin_disk);
+        let disk_check = disk_check::DiskCheck {
+            scrub: Scrub::new(&config.data_dir(), opened.reader.clone(), opened.checkpoint.clone()),
+            shared: Arc::clone(&shared),
+            board: Arc::clone(&disk_board),
+            rate: config.cluster.storage.disk_check_rate.0,
+            every: config.cluster.storage.disk_check_every.duration(),
+        };
         let checkpointer = checkpointer::Checkpointer {
+            board: disk_board,
             checkpoint: opened.checkpoint,
             reader: opened.reader,
             executor: handle.clone(),
@@ -344,6 +361,7 @@ impl Node {
                     clock_floor::run(clock_floor, &floors_wanted, &floor_shared, &floor_waker)
                 }),
             ),
+            ("disk check", Box::new(move || disk_check.run())),
         ];
         Ok(Node {
             executor,

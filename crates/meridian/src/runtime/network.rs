@@ -21,7 +21,7 @@ use meridian_node::{
     wire::{Assembler, PeerMessage, pieces},
 };
 use meridian_replication::Subscribe;
-use meridian_store::LogPosition;
+use meridian_store::{LogPosition, StoreError};
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
 
@@ -379,8 +379,17 @@ impl ShipperTask {
                     Ok(bytes)
                 }
             };
-            let batches =
-                self.shipper.next(peer, durable, read).context("reading the log for a peer")?;
+            let batches = match self.shipper.next(peer, durable, read) {
+                Ok(batches) => batches,
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(%peer, "rot: {error}; the peer is repaired from the state");
+                    let next = |at| reader.next_segment(at).unwrap_or(durable).min(durable);
+                    self.shipper.lose(peer, next);
+                    is_busy = true;
+                    continue;
+                }
+                Err(error) => return Err(error).context("reading the log for a peer"),
+            };
             let queue = self.waiting.entry(peer).or_default();
             queue.extend(batches.iter().flat_map(|b| pieces(b)).map(Bytes::from));
             if self.send_waiting(peer, session) {

@@ -57,6 +57,8 @@ pub struct Shared {
     pub checkpoint: AtomicU64,
     /// Checkpoints written.
     pub checkpoints: AtomicU64,
+    /// The checkpoint or the log after it has rotted: it is to be written anew.
+    pub fresh_checkpoint: AtomicBool,
 }
 
 impl Shared {

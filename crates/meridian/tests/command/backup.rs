@@ -1,28 +1,12 @@
 //! `meridian backup` and `meridian restore` as an operator uses them.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Topology, Up, fails, redis, succeeds, topology, until};
-
-/// GET from an admin port, as JSON.
-fn ask(admin: SocketAddr, path: &str) -> Option<Value> {
-    let (_, body) = exchange(admin, &format!("GET {path} HTTP/1.0\r\n\r\n"))?;
-    serde_json::from_str(&body).ok()
-}
-
-fn exchange(admin: SocketAddr, request: &str) -> Option<(String, String)> {
-    let mut stream = TcpStream::connect(admin).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.to_owned(), body.to_owned()))
-}
+use crate::support::{Topology, Up, ask, exchange, fails, redis, succeeds, topology, until};
 
 fn bulk(value: &str) -> Option<String> {
     Some(format!("${}\r\n{value}", value.len()))

@@ -7,6 +7,7 @@ mod clocks;
 mod cluster;
 mod configuration;
 mod conflicts;
+mod damage;
 mod members;
 mod sessions;
 mod support;

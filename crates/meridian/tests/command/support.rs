@@ -173,3 +173,19 @@ pub fn redis(address: SocketAddr, command: &str) -> Option<String> {
     let reply = reply.strip_suffix("+OK\r\n")?;
     Some(reply.trim_end().to_owned())
 }
+
+/// GET from an admin port, as JSON.
+pub fn ask(admin: SocketAddr, path: &str) -> Option<serde_json::Value> {
+    let (_, body) = exchange(admin, &format!("GET {path} HTTP/1.0\r\n\r\n"))?;
+    serde_json::from_str(&body).ok()
+}
+
+/// A request by hand; head and body of the answer.
+pub fn exchange(admin: SocketAddr, request: &str) -> Option<(String, String)> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.to_owned(), body.to_owned()))
+}

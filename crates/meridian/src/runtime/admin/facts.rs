@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::{Admin, process::Process};
 use crate::runtime::{
-    backups::State as Backups, executor::unix_us, inbound::ToExecutor, network::ExecutorHandle,
-    plane::View, snapshot::Snapshot,
+    backups::State as Backups, disk_check::DiskState, executor::unix_us, inbound::ToExecutor,
+    network::ExecutorHandle, plane::View, snapshot::Snapshot,
 };
 
 /// A node at one moment.
@@ -59,6 +59,8 @@ pub struct Facts {
     pub syncs: Durations,
     /// Backups.
     pub backups: Backups,
+    /// What has rotted.
+    pub disk: DiskState,
     /// The process, as the system sees it.
     pub process: Process,
 }
@@ -158,6 +160,7 @@ impl Facts {
             turns: durations(shared.turn_seconds.read()),
             syncs: durations(shared.sync_seconds.read()),
             backups: admin.backups.board.read(),
+            disk: admin.disk.read(),
             process: Process::read(),
         }
     }

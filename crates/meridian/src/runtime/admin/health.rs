@@ -108,6 +108,9 @@ fn storage(facts: &Facts, verdict: &mut Verdict) {
             ),
         );
     }
+    for (file, text) in &facts.disk.rotten {
+        verdict.add(Level::Degraded, format!("{file} has rotted: {text}"));
+    }
     if facts.checkpoint.stalled {
         verdict.add(Level::Degraded, "RocksDB holds writes back until compaction has caught up");
     }
@@ -241,11 +244,13 @@ mod tests {
             |facts| {
                 facts.log.end = LogPosition(facts.log.start.0 + 3 * facts.log.expected_bytes);
                 facts.checkpoint.stalled = true;
+                facts.disk.rotten.insert("checkpoint".to_owned(), "bad block".to_owned());
             },
             Level::Degraded,
             &[
                 "the log takes 3.0 GiB where 1.0 GiB should do: a region that is away or a \
                  checkpoint that is late holds it",
+                "checkpoint has rotted: bad block",
                 "RocksDB holds writes back until compaction has caught up",
             ],
         );

@@ -47,6 +47,7 @@ use tokio::{
 use super::{
     backups::BackupDesk,
     capture,
+    disk_check::DiskBoard,
     limits::SNAPSHOT_TIMEOUT,
     network::{ExecutorHandle, ToControl},
     plane,
@@ -105,6 +106,8 @@ pub struct Admin {
     pub checkpoint: Checkpoint,
     /// Backups.
     pub backups: BackupDesk,
+    /// What has rotted.
+    pub disk: Arc<DiskBoard>,
     /// When the node was started.
     pub started: Instant,
 }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::runtime::{
     backups::{Counts, State as Backups},
+    disk_check::DiskState,
     plane::View,
     shared::Histogram,
     snapshot::{ClockFacts, Snapshot},
@@ -80,6 +81,13 @@ pub fn facts() -> Facts {
         },
         turns: durations(&[30, 30, 700]),
         syncs: durations(&[1_500, 2_000_000]),
+        disk: DiskState {
+            walks: 3,
+            bytes: 9 << 20,
+            sound_ms: 1_699_999_900_000,
+            rotten: BTreeMap::new(),
+            rewritten: 1,
+        },
         backups: Backups {
             good_ms: 1_699_999_000_000,
             verified_ms: 1_699_990_000_000,

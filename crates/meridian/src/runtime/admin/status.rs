@@ -56,6 +56,12 @@ pub fn document(facts: &Facts) -> Value {
             "segments": log.segments,
             "checkpoint": log.checkpoint.0,
         },
+        "disk": {
+            "checked_bytes": facts.disk.bytes,
+            "last_sound_ms": (facts.disk.sound_ms > 0).then_some(facts.disk.sound_ms),
+            "rotten": facts.disk.rotten,
+            "checkpoints_rewritten": facts.disk.rewritten,
+        },
         "backup": {
             "last_good_ms": (facts.backups.good_ms > 0).then_some(facts.backups.good_ms),
             "last_verified_ms":

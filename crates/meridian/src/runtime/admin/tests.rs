@@ -115,6 +115,7 @@ async fn parts() -> Parts {
         reader: opened.reader,
         checkpoint: opened.checkpoint,
         backups: crate::runtime::backups::desk(None).0,
+        disk: Arc::default(),
         started: Instant::now(),
     };
     Parts {

@@ -5,11 +5,12 @@ use std::fmt;
 use prometheus_client::registry::Unit;
 
 use super::super::{facts::Facts, status::VERSION};
-use super::{Out, flag, labels, one, whole};
+use super::{Out, flag, known, labels, one, whole};
 
 pub(super) fn export(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
     log(facts, out)?;
     rocksdb(facts, out)?;
+    disk_check(facts, out)?;
     process(facts, out)
 }
 
@@ -71,6 +72,41 @@ fn rocksdb(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
         None,
         "1 while writes to the checkpoint wait for compaction",
         one(flag(stats.stalled)),
+    )
+}
+
+fn disk_check(facts: &Facts, out: &mut Out<'_>) -> fmt::Result {
+    let disk = &facts.disk;
+    out.counter(
+        "meridian_disk_check",
+        Some(Unit::Bytes),
+        "What was read of the log and the checkpoint to look for rot",
+        one(disk.bytes),
+    )?;
+    out.counter(
+        "meridian_disk_checks",
+        None,
+        "Times that all of the log and the checkpoint was looked through",
+        one(disk.walks),
+    )?;
+    out.gauge(
+        "meridian_disk_rotten_files",
+        None,
+        "Files of the log that have rotted, and the checkpoint if it has",
+        one(whole(disk.rotten.len() as u64)),
+    )?;
+    let seconds = (disk.sound_ms > 0).then_some(disk.sound_ms as f64 / 1000.0);
+    out.gauge(
+        "meridian_disk_sound_timestamp",
+        Some(Unit::Seconds),
+        "When all of the log and the checkpoint was last found sound, since 1970",
+        known(seconds),
+    )?;
+    out.counter(
+        "meridian_checkpoints_rewritten",
+        None,
+        "Checkpoints that were written anew because something had rotted",
+        one(disk.rewritten),
     )
 }
 

@@ -1,0 +1,152 @@
+//! Rot in the files of real nodes: found while they run, and told when they cannot start.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::{Up, ask, fails, redis, run, succeeds, topology, until};
+
+/// Flips a bit where it is, under the feet of whoever has the file open.
+fn flip(path: &Path, offset: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+}
+
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = all.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_node_that_runs_finds_rot_names_it_and_writes_its_checkpoint_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let topology = topology(directory.path());
+    let mut text = fs::read_to_string(&topology.file).unwrap();
+    // Small, so that checkpoints are written and segments turn.
+    text.push_str(
+        "storage: {log_segment: 16KiB, checkpoint_trigger: 16KiB, log_retention: 1GiB, \
+         disk_check_every: 1s}\n",
+    );
+    fs::write(&topology.file, text).unwrap();
+    let up = Up::start(directory.path(), &topology);
+    let (one, admin) = (topology.redis[0], topology.admin[0]);
+    for number in 0..200 {
+        redis(one, &format!("SET key:{number} {}", "v".repeat(400))).unwrap();
+    }
+    let data = directory.path().join("data/one/data");
+    let status = || ask(admin, "/status").unwrap_or_default();
+    until("a table of some size", || {
+        let tables = files(&data.join("rocks"), "sst");
+        tables.iter().any(|p| fs::metadata(p).is_ok_and(|m| m.len() > 20_000)).then_some(())
+    });
+    until("everything to be looked through", || status()["disk"]["last_sound_ms"].as_u64());
+
+    let before = status()["disk"]["checkpoints_rewritten"].clone();
+    assert_eq!(before, Value::from(0));
+    // Compaction may take the table away meanwhile: then the next one.
+    until("a checkpoint that was written anew", || {
+        let tables = files(&data.join("rocks"), "sst");
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+        if let Some(table) = tables.iter().max_by_key(|path| size(path)) {
+            let file = fs::OpenOptions::new().write(true).open(table).ok();
+            file.and_then(|file| file.write_all_at(b"rotten", 2000).ok());
+        }
+        status()["disk"]["checkpoints_rewritten"].as_u64().filter(|times| *times > 0)
+    });
+    let segment = files(&data.join("log"), "seg").remove(0);
+    flip(&segment, 200);
+    let name = segment.file_name().unwrap().to_str().unwrap().to_owned();
+    until("the segment to be named", || {
+        let rotten = status()["disk"]["rotten"].to_string();
+        rotten.contains(&name).then_some(())
+    });
+    let health = ask(admin, "/healthz").unwrap().to_string();
+    assert!(health.contains(&name), "{health}");
+    redis(one, "SET after yes").unwrap();
+    drop(up);
+    // Nothing of what was rotten is needed.
+    let _up = Up::start(directory.path(), &topology);
+    assert_eq!(redis(one, "GET after").as_deref(), Some("$3\r\nyes"));
+    assert_eq!(redis(one, "STRLEN key:7").as_deref(), Some(":400"));
+}
+
+#[test]
+fn a_node_that_cannot_start_says_why_and_what_helps_and_that_helps() {
+    let directory = tempfile::tempdir().unwrap();
+    let topology = topology(directory.path());
+    let up = Up::start(directory.path(), &topology);
+    let [one, two, _] = topology.redis;
+    redis(one, "SET kept yes").unwrap();
+    redis(one, "HSET user:1 name Ann").unwrap();
+    until("the write elsewhere", || {
+        (redis(two, "HGET user:1 name").as_deref() == Some("$3\r\nAnn")).then_some(())
+    });
+    drop(up);
+    let data = directory.path().join("data/one/data");
+    let place = data.to_str().unwrap();
+    let segment = files(&data.join("log"), "seg").remove(0);
+    let node = || {
+        let (file, base) = (topology.file.to_str().unwrap(), directory.path().join("data"));
+        run(&["node", "--config", file, "--region", "one", "--data-dir", base.to_str().unwrap()])
+    };
+    // Nodes end a moment after `up` does.
+    until("the directory to be free", || {
+        run(&["disk", "read", place]).status.success().then_some(())?;
+        meridian_disk::DataDir::lock(&data).ok().map(drop)
+    });
+    flip(&segment, 60);
+    for _ in 0..2 {
+        let output = node();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        for word in [segment.to_str().unwrap(), "corrupt at offset", "disk renew", "restore"] {
+            assert!(said.contains(word), "{word} is not in: {said}");
+        }
+    }
+    let listed = succeeds(&["disk", "read", place]);
+    let found: Vec<Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(found.iter().any(|w| w["key"] == "user:1" && w["value"] == "Ann"), "{listed}");
+    assert!(succeeds(&["disk", "read", place, "--since", "2999-01-01T00:00:00Z"]).is_empty());
+    assert!(fails(1, &["disk", "renew", place, "--ordinal", "0"]).contains("not be written twice"));
+    let said = succeeds(&["disk", "renew", place, "--ordinal", "3"]);
+    assert!(said.contains("ordinal 3") && said.contains("data.damaged-"), "{said}");
+
+    let text = fs::read_to_string(&topology.file).unwrap();
+    fs::write(&topology.file, text.replace("name: one, ordinal: 0", "name: one, ordinal: 3"))
+        .unwrap();
+    let _up = Up::start(directory.path(), &topology);
+    until("what the others have", || {
+        (redis(one, "GET kept").as_deref() == Some("$3\r\nyes")).then_some(())
+    });
+}
+
+#[test]
+fn votes_that_have_rotted_stop_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let topology = topology(directory.path());
+    drop(Up::start(directory.path(), &topology));
+    let base = directory.path().join("data");
+    let data = base.join("two/data");
+    until("the directory to be free", || meridian_disk::DataDir::lock(&data).ok().map(drop));
+    flip(&data.join("control.log"), 30);
+    let (file, base) = (topology.file.to_str().unwrap(), base.to_str().unwrap());
+    let said = fails(3, &["node", "--config", file, "--region", "two", "--data-dir", base]);
+    assert!(said.contains("control.log is corrupt"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_salvaged_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    assert!(fails(1, &["disk", "read", place]).contains("no data directory"));
+    assert!(fails(1, &["disk", "renew", place, "--ordinal", "3"]).contains("by hand"));
+    fails(2, &["disk", "renew", place]);
+    fails(2, &["disk", "read", place, "--since", "yesterday"]);
+}
