@@ -488,7 +488,7 @@ Examples:
   meridian restore /backups/us-east --to DIR --ordinal 7 --at 2026-11-21T11:30:00Z
   meridian restore /backups/us-east --to DIR --ordinal 0 --cluster shop-copy --region us-east
 
-A restored region takes an ordinal that was never used: its old self may have shown others what the
+Ordinals are handed out by `meridian join NAME --prepare-only` while other regions run. A restored region takes an ordinal that was never used: its old self may have shown others what the
 backup does not hold. In the same cluster it then gets from the others all that was written since,
 so going back in time needs a cluster of its own (--cluster): restore each of its regions from the
 same backups and to the same instant.";

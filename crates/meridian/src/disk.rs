@@ -151,12 +151,13 @@ fn renew(data: &Path, ordinal: u16) -> Result<()> {
     writeln!(
         out,
         "{} is empty and belongs to {} under ordinal {ordinal}; what was there is in {}\n\
-         Give the region that ordinal in the topology of every region, then start it: the other \
-         regions send what they have. What only this region had is listed by: meridian disk \
+         `meridian join {} --prepare-only` hands ordinals out while other regions run, and says \
+         how to start the node; they send what they have. What only this region had is listed by: meridian disk \
          read {}",
         data.display(),
         identity.region,
         aside.display(),
+        identity.region,
         aside.display()
     )
     .context("writing")

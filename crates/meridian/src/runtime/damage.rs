@@ -26,8 +26,8 @@ impl fmt::Display for Damaged {
              with a backup      meridian restore BACKUPS --to NEW_DIRECTORY --ordinal N\n  \
              without one        meridian disk renew {directory} --ordinal N\n  \
              what it has itself meridian disk read {directory}\n\
-             Then start it with that ordinal in the topology of every region: the others send what \
-             they have."
+             `meridian join NAME --prepare-only` hands N out while other regions run, and they send \
+             what they have."
         )
     }
 }

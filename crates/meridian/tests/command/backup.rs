@@ -36,8 +36,8 @@ fn instant_between_writes() -> u64 {
 /// The same regions under another name.
 fn renamed(topology: &Topology, cluster: &str) {
     let text = fs::read_to_string(&topology.file).unwrap();
-    let text = text.replace("cluster: test", &format!("cluster: {cluster}"));
-    fs::write(&topology.file, text).unwrap();
+    fs::write(&topology.file, text.replace("cluster: test", &format!("cluster: {cluster}")))
+        .unwrap();
 }
 
 #[test]

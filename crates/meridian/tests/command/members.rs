@@ -19,6 +19,18 @@ struct Joined {
 impl Joined {
     /// Runs `meridian join four`.
     fn start(directory: &Path, via: SocketAddr, certificates: &str) -> Joined {
+        let (arguments, redis) = Joined::told(directory, via, certificates);
+        Joined::run(directory, arguments, redis)
+    }
+
+    fn run(directory: &Path, arguments: Vec<String>, redis: SocketAddr) -> Joined {
+        let said = directory.join("four.out");
+        let process = Joined::spawn(&arguments, &said);
+        Joined { process, redis, said, arguments }
+    }
+
+    /// What the command is told, and where clients will find the region.
+    fn told(directory: &Path, via: SocketAddr, certificates: &str) -> (Vec<String>, SocketAddr) {
         let tcp = || TcpListener::bind("127.0.0.1:0").expect("a free port");
         let at = |listener: &TcpListener| listener.local_addr().expect("an address");
         let (client, admin) = (tcp(), tcp());
@@ -30,7 +42,6 @@ impl Joined {
         let mesh_at = mesh.local_addr().expect("an address").to_string();
         let (redis, admin_at, dns_at) = (at(&client), at(&admin), at(&dns));
         drop((client, admin, dns, mesh, _both));
-        let said = directory.join("four.out");
         let data = directory.join("data-of-four").display().to_string();
         let addresses = [
             ("--via", via.to_string()),
@@ -43,8 +54,7 @@ impl Joined {
         ];
         let mut arguments = ["join", "four", "--until-stdin-closes"].map(str::to_owned).to_vec();
         arguments.extend(addresses.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
-        let process = Joined::spawn(&arguments, &said);
-        Joined { process, redis, said, arguments }
+        (arguments, redis)
     }
 
     fn spawn(arguments: &[String], said: &Path) -> Child {
@@ -275,4 +285,41 @@ fn a_stranger_does_not_join() {
     );
     assert!(said.contains("untrusted-ca"), "{said}");
     assert_eq!(story.member("one", "four"), None);
+}
+
+#[test]
+fn a_region_joins_with_what_a_backup_holds_and_gets_the_rest_from_the_others() {
+    let story = Story::begin();
+    let [one, two, three] = story.topology.redis;
+    let backups = story.directory.path().join("backups");
+    std::fs::create_dir(&backups).unwrap();
+    let place = backups.to_str().unwrap();
+    redis(one, "SET kept yes\r\nINCRBY count 5").unwrap();
+    until("the counter elsewhere", || (redis(two, "GET count")? == "$1\r\n5").then_some(()));
+    let admin = story.topology.admin[0];
+    succeeds(&["backup", "create", place, "--node", &admin.to_string()]);
+    redis(one, "INCRBY count 2").unwrap();
+
+    let certificates = story.directory.path().join("of-four").display().to_string();
+    story.say(&["cert", "issue", "four", "--new", "--out", &certificates]);
+    let (arguments, at) = Joined::told(story.directory.path(), admin, &certificates);
+    let mut prepare: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    prepare.push("--prepare-only");
+    let said = succeeds(&prepare);
+    assert!(said.contains("four is region 3"), "{said}");
+    let to = story.directory.path().join("data-of-four/four/data").display().to_string();
+    let with = |ordinal| ["restore", place, "--to", &to, "--region", "four", "--ordinal", ordinal];
+    assert!(fails(1, &with("0")).contains("never used"));
+    succeeds(&with("3"));
+    assert!(fails(1, &with("3")).contains("not empty"));
+    let _four = Joined::run(story.directory.path(), arguments, at);
+    story.is("one", "four", "active");
+    until("what was written since", || (redis(at, "GET count")? == "$1\r\n7").then_some(()));
+    assert_eq!(redis(at, "GET kept").as_deref(), Some("$3\r\nyes"));
+    redis(at, "INCRBY count 10").unwrap();
+    redis(two, "INCRBY count 100").unwrap();
+    same_digest(&[one, two, three, at]);
+    for region in [one, two, three, at] {
+        until("all increments", || (redis(region, "GET count")? == "$3\r\n117").then_some(()));
+    }
 }
