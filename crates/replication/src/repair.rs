@@ -152,6 +152,8 @@ pub enum RepairMessage {
     Elements {
         /// Which repair.
         number: u64,
+        /// Where in the stream the piece stands: one before it may have been lost.
+        from: u64,
         /// The piece.
         bytes: Vec<u8>,
         /// It is the last.

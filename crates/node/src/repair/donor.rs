@@ -294,17 +294,18 @@ impl Donation {
 
     fn flush(&mut self, last: bool) {
         let stream = std::mem::take(&mut self.stream);
-        self.sent += stream.len() as u64;
         self.finished = last;
+        let number = self.number;
         let mut pieces = stream.chunks(REPAIR_PIECE_BYTES).peekable();
         if pieces.peek().is_none() {
-            let (number, bytes) = (self.number, Vec::new());
-            self.answers.push(RepairMessage::Elements { number, bytes, last });
+            let (from, bytes) = (self.sent, Vec::new());
+            self.answers.push(RepairMessage::Elements { number, from, bytes, last });
         }
         while let Some(piece) = pieces.next() {
-            let (number, bytes) = (self.number, piece.to_vec());
+            let (from, bytes) = (self.sent, piece.to_vec());
             let last = last && pieces.peek().is_none();
-            self.answers.push(RepairMessage::Elements { number, bytes, last });
+            self.sent += piece.len() as u64;
+            self.answers.push(RepairMessage::Elements { number, from, bytes, last });
         }
     }
 }

@@ -263,9 +263,14 @@ impl Receipt {
                 }
                 Ok(())
             }
-            RepairMessage::Elements { bytes, last, .. }
+            RepairMessage::Elements { from, bytes, last, .. }
                 if matches!(self.phase, Phase::Fetching) =>
             {
+                if from != self.stream_bytes {
+                    // A piece was lost on the way: begin again.
+                    self.failed = true;
+                    return Ok(());
+                }
                 self.elements(stage, &bytes, last)
             }
             _ => Err(Malformed("repair answers what was not asked")),
@@ -531,9 +536,10 @@ impl Receipt {
             if !self.stream.is_empty() {
                 return Err(Malformed("repair ends inside an element"));
             }
-            let complete = self.received == self.expected;
-            if !complete {
-                return Err(Malformed("repair without all of its elements"));
+            if self.received != self.expected {
+                // A part of what was asked for was lost on the way there.
+                self.failed = true;
+                return Ok(());
             }
             self.phase = Phase::Complete;
         } else {
