@@ -1,7 +1,7 @@
 //! What a backup says of itself.
 //!
 //! ```text
-//! meridian backup 3 <sha256 of the lines below>
+//! meridian backup 3 <sha256 of the number, a line's end and the lines below>
 //! { … JSON … }
 //! ```
 //! The first line stays as it is in every later format, so that this build can say that a backup is
@@ -265,7 +265,7 @@ impl Manifest {
         let json = serde_json::to_string_pretty(self)
             .map_err(|error| StoreError::Refused(format!("manifest of {}: {error}", self.id)))?;
         let body = json + "\n";
-        let head = format!("{TITLE}{FORMAT} {}\n", hex(&sha256(body.as_bytes())));
+        let head = format!("{TITLE}{FORMAT} {}\n", checksum(FORMAT, &body));
         Ok((head + &body).into_bytes())
     }
 
@@ -291,7 +291,7 @@ impl Manifest {
                 path.display()
             )));
         }
-        if sum != hex(&sha256(body.as_bytes())) {
+        if sum != checksum(format, body) {
             return Err(corrupt("checksum does not match"));
         }
         let manifest: Manifest =
@@ -360,6 +360,11 @@ pub(super) fn is_id(id: &str) -> bool {
 fn is_file_name(name: &str) -> bool {
     let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=64).contains(&name.len()) && name.bytes().all(sound) && !name.starts_with('.')
+}
+
+/// Covers the number too: one that a flipped bit made an older one is damage.
+fn checksum(format: u32, body: &str) -> String {
+    hex(&sha256(format!("{format}\n{body}").as_bytes()))
 }
 
 fn is_sha256(text: &str) -> bool {

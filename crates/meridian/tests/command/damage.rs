@@ -17,7 +17,9 @@ fn flip(path: &Path, offset: u64) {
 }
 
 fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
-    let all = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    // While a checkpoint is written anew, its directory is gone for a moment.
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let all = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let mut found: Vec<_> = all.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
     found.sort();
     found
