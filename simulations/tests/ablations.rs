@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 26] = [
+const BOUNDS: [(&str, u64); 25] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -15,7 +15,6 @@ const BOUNDS: [(&str, u64); 26] = [
     ("checkpoint-ahead", 50),
     ("drop-cuts", 100),
     ("collect-early", 100),
-    ("acknowledge-unsynced", 2500),
     ("keep-remains", 100),
     ("expire-unsettled", 400),
     ("reply-unsynced", 100),
