@@ -18,7 +18,7 @@ pub(crate) const LOCK_FILE: &str = "LOCK";
 /// The right to use a directory, until dropped.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -35,7 +35,16 @@ impl DirectoryLock {
         }
         file.set_len(0).map_err(at("writing", &path))?;
         writeln!(file, "{}", std::process::id()).map_err(at("writing", &path))?;
-        Ok(DirectoryLock { _file: file })
+        Ok(DirectoryLock { file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Closing the file would do, but for a child of this process that has been forked and not yet
+    /// become another program: it still has the file open, and with it the lock.
+    fn drop(&mut self) {
+        // What fails here is released by the end of the process at the latest.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
