@@ -19,8 +19,6 @@ pub enum Ablation {
     DropCuts,
     /// Empty counter rows go before their origin has seen the reset.
     CollectEarly,
-    /// What was applied but is not on disk is acknowledged to peers.
-    AcknowledgeUnsynced,
     /// A write to an expired key does not clear its remains.
     KeepRemains,
     /// An expired key is reclaimed before everything written in its time has arrived.
@@ -61,7 +59,7 @@ pub enum Ablation {
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 26] = [
+    pub const ALL: [(&'static str, Ablation); 25] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -69,7 +67,6 @@ impl Ablation {
         ("checkpoint-ahead", Ablation::CheckpointAhead),
         ("drop-cuts", Ablation::DropCuts),
         ("collect-early", Ablation::CollectEarly),
-        ("acknowledge-unsynced", Ablation::AcknowledgeUnsynced),
         ("keep-remains", Ablation::KeepRemains),
         ("expire-unsettled", Ablation::ExpireUnsettled),
         ("reply-unsynced", Ablation::ReplyUnsynced),
@@ -113,7 +110,6 @@ impl Ablation {
             Ablation::CheckpointAhead => switches.checkpoint_ahead = true,
             Ablation::DropCuts => switches.drop_cuts = true,
             Ablation::CollectEarly => switches.collect_early = true,
-            Ablation::AcknowledgeUnsynced => switches.acknowledge_unsynced = true,
             Ablation::KeepRemains => switches.keep_remains = true,
             Ablation::ExpireUnsettled => switches.expire_unsettled = true,
             Ablation::ArrivalOrder => switches.arrival_order = true,

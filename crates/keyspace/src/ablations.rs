@@ -23,8 +23,6 @@ pub struct Ablations {
     pub drop_cuts: bool,
     /// Empty counter rows go before their origin has seen the reset.
     pub collect_early: bool,
-    /// What was applied but is not on disk is acknowledged to peers.
-    pub acknowledge_unsynced: bool,
     /// A write to an expired key does not clear its remains.
     pub keep_remains: bool,
     /// An expired key is reclaimed before everything written in its time has arrived.

@@ -630,11 +630,7 @@ impl DataNode {
 
     fn send_watermarks(&mut self) {
         let stage = self.engine.stage();
-        let vectors = if self.config.ablations.acknowledge_unsynced {
-            Vectors::pack(&stage.vectors())
-        } else {
-            Vectors::pack(&self.acknowledgement())
-        };
+        let vectors = Vectors::pack(&self.acknowledgement());
         let now = self.engine.durable_time().0;
         let physical_ms = stage.clock().physical().as_ms();
         for (peer, state) in &self.peers {
