@@ -37,6 +37,10 @@ pub struct Assembled {
 pub struct Refetch {
     /// Index of the upsert in the batch's changes.
     pub change: usize,
+    /// The transaction that moved the row. It is streamed as soon as its commit is in the log; for
+    /// other sessions it happens later, with synchronous replication much later: they must not
+    /// look before that.
+    pub xid: u32,
     /// The table.
     pub table: TableName,
     /// Key columns and values.
@@ -79,6 +83,7 @@ pub struct Assembler {
 #[derive(Debug)]
 struct Transaction {
     commit_lsn: u64,
+    xid: u32,
     /// It lies at or below the stored position: its changes are dropped.
     skip: bool,
     open: Pending,
@@ -127,7 +132,7 @@ impl Assembler {
     /// Takes the next message of the stream.
     pub fn handle(&mut self, message: Message) -> Result<(), AssembleError> {
         match message {
-            Message::Begin { commit_lsn, .. } => self.begin(commit_lsn),
+            Message::Begin { commit_lsn, xid, .. } => self.begin(commit_lsn, xid),
             Message::Commit { end_lsn, commit_time_us, .. } => self.commit(end_lsn, commit_time_us),
             Message::Relation(relation) => {
                 let commit_lsn = self.transaction.as_ref().map_or(u64::MAX, |t| t.commit_lsn);
@@ -183,14 +188,14 @@ impl Assembler {
         self.counters
     }
 
-    fn begin(&mut self, commit_lsn: u64) -> Result<(), AssembleError> {
+    fn begin(&mut self, commit_lsn: u64, xid: u32) -> Result<(), AssembleError> {
         if self.transaction.is_some() {
             return Err(AssembleError::Order { what: "a begin", place: "inside" });
         }
         // Positions lie between log records, so a commit record that starts below one also ends
         // at or below it.
         let skip = commit_lsn < self.position.lsn;
-        self.transaction = Some(Transaction { commit_lsn, skip, open: Pending::default() });
+        self.transaction = Some(Transaction { commit_lsn, xid, skip, open: Pending::default() });
         Ok(())
     }
 
@@ -275,10 +280,10 @@ impl Assembler {
     fn push(&mut self, (change, refetch): (Change, Option<Refetch>)) {
         let Some(transaction) = &mut self.transaction else { return };
         self.counters.changes += 1;
-        let open = &mut transaction.open;
+        let (open, xid) = (&mut transaction.open, transaction.xid);
         open.weight += change.weight();
         if let Some(refetch) = refetch {
-            open.refetch.push(Refetch { change: open.changes.len(), ..refetch });
+            open.refetch.push(Refetch { change: open.changes.len(), xid, ..refetch });
         }
         open.changes.push(change);
         if open.full() {

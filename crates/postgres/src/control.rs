@@ -7,13 +7,15 @@ use bytes::Bytes;
 use meridian_cdc::{Ledger, Refetch, Slot, TableName, Tables, WalStatus, parse_lsn};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
 
 use crate::PostgresError;
 use crate::endpoint::Endpoint;
-use crate::limits::{CONNECT_TIMEOUT_MS, QUERY_TIMEOUT_MS, SERVER_VERSION_MIN};
+use crate::limits::{
+    CONNECT_TIMEOUT_MS, QUERY_TIMEOUT_MS, SERVER_VERSION_MIN, VISIBLE_RETRY_MS, VISIBLE_TIMEOUT_MS,
+};
 
 /// A table of the operator's choice, as the catalogs describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,37 +255,52 @@ impl Control {
         })
     }
 
-    /// Reads large values of one row; `None` if the row is gone.
+    /// Reads large values of one row, as soon as the transaction that moved it is visible; none if
+    /// the row is gone since.
     pub(crate) async fn refetch(
         &self,
         refetch: &Refetch,
-    ) -> Result<Option<Vec<(Bytes, Bytes)>>, PostgresError> {
-        let name = |name: &Bytes| escape_identifier(&String::from_utf8_lossy(name));
-        let columns: Vec<String> = refetch.columns.iter().map(name).collect();
-        let test = |(column, value): &(Bytes, Bytes)| {
-            format!("{} = {}", name(column), escape_literal(&String::from_utf8_lossy(value)))
+    ) -> Result<Vec<(Bytes, Bytes)>, PostgresError> {
+        let sql = refetch_sql(refetch);
+        let visible = async {
+            // Nothing tells us when a transaction becomes visible: we have to ask again.
+            let mut ticks = interval(Duration::from_millis(VISIBLE_RETRY_MS));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if let Some(values) = self.look(&sql, &refetch.columns).await? {
+                    return Ok(values);
+                }
+            }
         };
-        let tests: Vec<String> = refetch.key.iter().map(test).collect();
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {}",
-            columns.join(", "),
-            quote_table(&refetch.table),
-            tests.join(" AND ")
-        );
+        let waited = timeout(Duration::from_millis(VISIBLE_TIMEOUT_MS), visible).await;
+        waited.unwrap_or(Err(PostgresError::Waiting(format!(
+            "transaction {} is in the log and not visible yet; is a synchronous standby away?",
+            refetch.xid
+        ))))
+    }
+
+    /// One look; `None` if the transaction is not visible yet.
+    async fn look(
+        &self,
+        sql: &str,
+        columns: &[Bytes],
+    ) -> Result<Option<Vec<(Bytes, Bytes)>>, PostgresError> {
         // The simple protocol gives values in text form, as the stream does.
-        let answer = self.patiently(self.client.simple_query(&sql)).await?;
+        let answer = self.patiently(self.client.simple_query(sql)).await?;
         let row = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-        let value = |row: &tokio_postgres::SimpleQueryRow, index: usize, name: &Bytes| {
-            let value = row.get(index)?;
+        let row = row.ok_or(PostgresError::Protocol("a query gave no row"))?;
+        if row.get(0) != Some("t") {
+            return Ok(None);
+        }
+        let value = |(index, name): (usize, &Bytes)| {
+            let value = row.get(index + 1)?;
             Some((name.clone(), Bytes::copy_from_slice(value.as_bytes())))
         };
-        Ok(row.map(|row| {
-            let columns = refetch.columns.iter().enumerate();
-            columns.filter_map(|(index, name)| value(row, index, name)).collect()
-        }))
+        Ok(Some(columns.iter().enumerate().filter_map(value).collect()))
     }
 
     async fn check_server(&self) -> Result<(), PostgresError> {
@@ -343,6 +360,28 @@ impl Control {
             Err(_) => Err(PostgresError::Timeout("a catalog query")),
         }
     }
+}
+
+/// One row: whether the statement sees the transaction, and the columns as it sees them (all null
+/// if the row is gone). The stream tells 32 bits of a transaction's number; the full number is the
+/// nearest to the snapshot's that ends with them.
+fn refetch_sql(refetch: &Refetch) -> String {
+    let name = |name: &Bytes| escape_identifier(&String::from_utf8_lossy(name));
+    let columns: String = refetch.columns.iter().map(|c| format!(", r.{}", name(c))).collect();
+    let test = |(column, value): &(Bytes, Bytes)| {
+        format!("r.{} = {}", name(column), escape_literal(&String::from_utf8_lossy(value)))
+    };
+    let tests: Vec<String> = refetch.key.iter().map(test).collect();
+    format!(
+        "SELECT s.visible{columns} FROM (
+           SELECT pg_visible_in_snapshot((m + ((x - m % w + w + w / 2) % w) - w / 2)::text::xid8, n)
+             FROM (SELECT n, pg_snapshot_xmax(n)::text::bigint, {xid}::bigint, 4294967296
+                     FROM pg_current_snapshot() AS n) AS t (n, m, x, w)
+         ) AS s (visible) LEFT JOIN {table} AS r ON {tests}",
+        xid = refetch.xid,
+        table = quote_table(&refetch.table),
+        tests = tests.join(" AND ")
+    )
 }
 
 /// A table's name for SQL.

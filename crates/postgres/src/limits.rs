@@ -22,6 +22,13 @@ pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// For a catalog query.
 pub const QUERY_TIMEOUT_MS: u64 = 30_000;
 
+/// For a transaction of the stream to be visible to other sessions: they see it only when it has
+/// ended, which may wait for a synchronous standby. Then a new session comes back to it.
+pub const VISIBLE_TIMEOUT_MS: u64 = 5_000;
+
+/// How often it is asked whether it is.
+pub const VISIBLE_RETRY_MS: u64 = 5;
+
 /// `wal_sender_timeout` of our session: after this long without a word from us the server frees
 /// the slot, so that a successor need not wait longer.
 pub const WAL_SENDER_TIMEOUT_MS: u64 = 10_000;
@@ -62,3 +69,4 @@ pub const NAME_BYTES_MAX: usize = 63;
 
 const _: () = assert!(STATUS_INTERVAL_MS * 2 < WAL_SENDER_TIMEOUT_MS);
 const _: () = assert!(TICK_MS < STATUS_INTERVAL_MS);
+const _: () = assert!(VISIBLE_TIMEOUT_MS < WAL_SENDER_TIMEOUT_MS);

@@ -195,11 +195,9 @@ impl<'a> Stream<'a> {
     async fn collect(&mut self) -> Result<bool, PostgresError> {
         while let Some(Assembled { mut batch, refetch }) = self.assembler.poll() {
             for missing in refetch {
-                let found = self.control.refetch(&missing).await?;
+                let values = self.control.refetch(&missing).await?;
                 // A row that is gone has its delete further down the stream.
-                if let (Some(values), Some(Change::Upsert(row))) =
-                    (found, batch.changes.get_mut(missing.change))
-                {
+                if let Some(Change::Upsert(row)) = batch.changes.get_mut(missing.change) {
                     row.set.extend(values);
                 }
             }

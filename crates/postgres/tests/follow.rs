@@ -118,6 +118,36 @@ async fn large_values_that_were_not_touched_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_moved_is_not_looked_at_before_its_transaction_is_visible() {
+    let server = Server::start(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text);
+         ALTER TABLE docs ALTER body SET STORAGE EXTERNAL;
+         INSERT INTO docs VALUES (1, repeat('x', 5000)), (2, repeat('y', 5000))",
+    );
+    let mut follow = Follow::new(&server);
+    follow.until(|mirror| mirror.position.is_some()).await;
+    // A commit that waits for a standby is streamed, and invisible to others.
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'away'; SELECT pg_reload_conf()");
+    let is_waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    std::thread::scope(|scope| {
+        // The row's key is that of another one before: the old row must not be taken for it.
+        scope.spawn(|| {
+            server.sql("BEGIN; DELETE FROM docs WHERE id = 2; UPDATE docs SET id = 2; COMMIT")
+        });
+        while server.sql(is_waiting) != "t" {}
+        let sent =
+            "SELECT bool_and(sent_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication";
+        while server.sql(sent) != "t" {}
+        server.sql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()");
+    });
+    follow.until(|mirror| !has(mirror, "pg:docs:1")).await;
+    let truth = server.truth("docs", "'pg:docs:' || id", &["id", "body"]);
+    assert!(truth["pg:docs:2"]["body"].starts_with('x'));
+    assert!(rows(&follow.mirror, "pg:docs:") == truth, "what is mirrored differs");
+    follow.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn schema_changes_are_followed() {
     let server = Server::start(
         "CREATE TABLE t (id int PRIMARY KEY, a text, b text);

@@ -66,6 +66,7 @@ fn changes<'a>(
     let columns = std::mem::take(&mut row.keep);
     let refetch = (!columns.is_empty()).then(|| Refetch {
         change: 0,
+        xid: 0,
         table: shape.name.clone(),
         key: key_values(shape, &value),
         columns,
