@@ -1,27 +1,28 @@
 //! The data of a region and its conversation with its peers about data.
 
+mod frames;
 mod membership;
+mod mirror;
+mod pull;
+mod word;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_cdc::{Batch as CdcBatch, Change, Position};
+use meridian_cdc::Position;
 use meridian_clock::{Origin, Time, VersionVector};
-use meridian_codec::{Malformed, Reader};
-use meridian_crdt::ElementKey;
-use meridian_keyspace::{Ablations, Engine, MirrorChange, SLOTS};
+use meridian_keyspace::{Ablations, Engine, SLOTS};
 use meridian_replication::{
-    Batch, Hello, Inbox, InboxEvent, Lenience, PROTOCOL_OLDEST, PeerView, REPAIR_SINCE, RelayPlan,
-    Router, Subscribe, Upstreams, Vectors, Versions, Watermark,
+    Inbox, PROTOCOL_OLDEST, REPAIR_SINCE, RelayPlan, Router, Upstreams, Versions,
 };
 
 use crate::{
-    clocks::{self, Alarm, Clocks},
+    clocks::{Alarm, Clocks},
     lag::LagMeter,
     limits::{
-        MAX_DIVERGENT_NAMES, RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, STALLED_AFTER_MS,
-        STALLED_AFTER_MS_MAX, SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
+        RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX,
+        WATERMARK_EVERY_MS,
     },
-    repair::{Repaired, Repairs},
+    repair::Repairs,
     wire::PeerMessage,
 };
 
@@ -350,29 +351,6 @@ impl DataNode {
         }
     }
 
-    /// A batch of frames. Commit afterwards.
-    pub fn batch(&mut self, from: Origin, session: u64, bytes: &[u8]) {
-        let current = |p: &&mut Peer| p.session == session && p.version.is_some();
-        let Some(peer) = self.peers.get_mut(&from).filter(current) else {
-            return;
-        };
-        peer.heard_ms = self.listened_ms;
-        let number = peer.number;
-        let result = Batch::decode(bytes).and_then(|batch| {
-            if batch.number == number {
-                if let Some(peer) = self.peers.get_mut(&from) {
-                    peer.batches += 1;
-                }
-                batch.frames.iter().try_for_each(|frame| self.frame(frame))?;
-            }
-            Ok(())
-        });
-        if let Err(reason) = result {
-            let reason = reason.to_string();
-            self.effects.push(DataEffect::Disconnect { peer: from, session, reason });
-        }
-    }
-
     /// What is due at `now_ms` (any steady clock). `primary` says whether this region may act as
     /// the primary one now. Commit afterwards.
     pub fn tick(&mut self, now_ms: u64, primary: bool) {
@@ -435,29 +413,6 @@ impl DataNode {
         &self.repairs
     }
 
-    /// Applies a batch of the tailer. Commit afterwards; the position is durable with the rows.
-    pub fn mirror(&mut self, stream: &str, batch: &CdcBatch) {
-        let filter = self.filter_mirror;
-        self.filter_mirror &= batch.position.is_some();
-        let changes: Vec<MirrorChange> = batch.changes.iter().map(convert).collect();
-        let position = batch.position.as_ref().map(encode_position);
-        let applies = |stored: Option<&[u8]>| match (stored, &batch.position) {
-            (Some(stored), Some(new)) if filter => is_news(stored, new),
-            _ => true,
-        };
-        self.engine.stage_mut().mirror(stream, position.as_deref(), &changes, applies);
-    }
-
-    /// Where a tailer must go on: the earliest position of all partitions. Begins a new filter.
-    pub fn begin_mirror(&mut self, stream: &str) -> StreamPosition {
-        self.filter_mirror = true;
-        let stage = self.engine.stage();
-        let stored = (0..stage.partitions()).map(|p| stage.mirror_position(p, stream));
-        let positions: Option<Vec<Position>> =
-            stored.map(|bytes| bytes.as_deref().and_then(decode_position)).collect();
-        positions?.into_iter().min_by_key(|p| (p.timeline, p.lsn))
-    }
-
     /// Whether everything written here up to `vectors` is held durably by at least one of the
     /// peers that are up, or nobody is up: the tailer may tell Postgres to forget it.
     #[must_use]
@@ -499,274 +454,6 @@ impl DataNode {
         &self.upstreams
     }
 
-    fn hello(&self, version: u16) -> Hello {
-        Hello {
-            version,
-            cluster: self.config.cluster.clone(),
-            origin: self.engine.stage().me(),
-            partitions: self.engine.stage().partitions(),
-        }
-    }
-
-    fn greet(&mut self, from: Origin, hello: &Hello) -> Result<(), String> {
-        hello.check(&self.hello(hello.version))?;
-        if hello.origin != from {
-            return Err(format!("peer {from} claims ordinal {}", hello.origin));
-        }
-        let spoken = self.versions.agree(from, hello.version)?;
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.version = Some(spoken);
-            // It was upgraded, and was greeted as what it had been.
-            if peer.greeting < spoken {
-                peer.greeting = spoken;
-                let session = peer.session;
-                let message = PeerMessage::Hello(self.hello(spoken));
-                self.effects.push(DataEffect::Send { peer: from, session, message });
-            }
-        }
-        self.reroute(None);
-        Ok(())
-    }
-
-    fn watermark(&mut self, from: Origin, mark: &Watermark) -> Result<(), Malformed> {
-        let partitions = self.engine.stage().partitions();
-        let vectors = mark.vectors.unpack(partitions)?;
-        if !self.clocks.believes(&self.engine, from, &vectors) {
-            return Ok(());
-        }
-        let now = clocks::promise(&self.engine, mark);
-        let me = self.engine.stage().me();
-        let mut behind = false;
-        for (number, theirs) in (0..partitions).zip(&vectors) {
-            self.origins.extend(theirs.iter().map(|(origin, _)| origin));
-            let part = self.engine.stage_mut().partition_mut(number);
-            // Only once all that the peer had written is here does its word count (FIFO).
-            let believed = self.config.ablations.believe_early;
-            if believed || part.vector.get(from) >= theirs.get(from) {
-                part.learn(from, theirs);
-                part.promise(from, now);
-            }
-            behind |= !part.vector.dominates(theirs);
-        }
-        let ours = self.engine.stage().vectors();
-        let [behind_it, behind_us] = self.meters.entry(from).or_default();
-        let behind_ms = behind_it.measure(from, now, &vectors, &ours);
-        let my_now = self.engine.stage().clock().now();
-        let unacknowledged_ms = behind_us.measure(me, my_now, &ours, &vectors);
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.lag = PeerLag { behind_ms, unacknowledged_ms };
-            if peer.vectors.is_empty() {
-                peer.target = behind.then(|| vectors.clone());
-            }
-            let reached = |target: &Vec<VersionVector>| {
-                ours.iter().zip(target).all(|(mine, theirs)| mine.dominates(theirs))
-            };
-            peer.target = peer.target.take().filter(|t| !reached(t));
-            peer.vectors.clone_from(&vectors);
-        }
-        self.acknowledged.insert(from, vectors);
-        Ok(())
-    }
-
-    fn frame(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        let header = meridian_store::Frame::decode(bytes)?.header;
-        let bounded = !self.config.ablations.follow_any_clock;
-        if bounded && !self.clocks.admit(&self.engine, &header, self.now_ms) {
-            self.frames_from_the_future += 1;
-            return Ok(());
-        }
-        let partitions = self.engine.stage().partitions();
-        if header.partition >= partitions {
-            return Err(Malformed("frame for a partition that does not exist"));
-        }
-        if self.repairs.is_paused(header.partition) && !self.config.ablations.repair_unpaused {
-            // Asked for again when the repair is done (rule R3).
-            return Ok(());
-        }
-        let vector = self.engine.stage().partition(header.partition).vector.clone();
-        let event = self.inbox.offer(bytes, &vector, self.lenience())?;
-        self.follow(header.partition, event)
-    }
-
-    /// Does what the inbox says, and what follows from that in the same partition.
-    fn follow(&mut self, partition: u16, mut event: Option<InboxEvent>) -> Result<(), Malformed> {
-        while let Some(current) = event {
-            match current {
-                InboxEvent::Apply(frame) => {
-                    // A frame that the gate let through and the stage refuses is malformed.
-                    self.engine
-                        .apply_frame(&frame)
-                        .map_err(|_| Malformed("frame that cannot be applied"))?;
-                    self.frames_applied += 1;
-                }
-                InboxEvent::Resubscribe(origin) => {
-                    self.missed.insert(origin);
-                }
-                InboxEvent::Fork { origin, partition } => {
-                    self.effects.push(DataEffect::Fork { origin, partition });
-                }
-            }
-            let vector = &self.engine.stage().partition(partition).vector;
-            event = self.inbox.next(partition, vector);
-        }
-        Ok(())
-    }
-
-    fn lenience(&self) -> Lenience {
-        let off = self.config.ablations;
-        Lenience { gaps: off.apply_gaps, dependencies: off.ignore_dependencies }
-    }
-
-    /// What is on disk here.
-    fn acknowledgement(&self) -> Vec<VersionVector> {
-        let mut vectors = self.engine.durable_vectors().to_vec();
-        if self.config.ablations.acknowledge_hearsay {
-            for theirs in self.acknowledged.values() {
-                vectors.iter_mut().zip(theirs).for_each(|(mine, heard)| mine.join(heard));
-            }
-        }
-        vectors
-    }
-
-    fn send_watermarks(&mut self) {
-        let stage = self.engine.stage();
-        let vectors = Vectors::pack(&self.acknowledgement());
-        let now = self.engine.durable_time().0;
-        let physical_ms = stage.clock().physical().as_ms();
-        for (peer, state) in &self.peers {
-            let (peer, session) = (*peer, state.session);
-            if state.version.is_some() {
-                let watermark = Watermark { vectors: vectors.clone(), now, physical_ms };
-                let message = PeerMessage::Watermark(watermark);
-                self.effects.push(DataEffect::Send { peer, session, message });
-            }
-            // Only who has heard our greeting sends watermarks: perhaps it was lost on the way.
-            if state.vectors.is_empty() {
-                let message = PeerMessage::Hello(self.hello(state.greeting));
-                self.effects.push(DataEffect::Send { peer, session, message });
-            }
-        }
-    }
-
-    fn send_clock_notes(&mut self) {
-        for (peer, state) in self.peers.iter().filter(|(_, p)| p.version.is_some()) {
-            if let Some(note) = self.clocks.note(*peer, self.now_ms) {
-                let (peer, session) = (*peer, state.session);
-                let message = PeerMessage::Clock(note);
-                self.effects.push(DataEffect::Send { peer, session, message });
-            }
-        }
-    }
-
-    /// The safety net under every lost message: a peer has what is missing here, and nothing comes
-    /// from it. Then it is asked again.
-    fn find_stalled(&mut self, now_ms: u64) {
-        let mine = self.engine.stage().vectors();
-        let mut unmoved = Vec::new();
-        for (origin, peer) in &mut self.peers {
-            let has_more = peer.vectors.iter().zip(&mine).any(|(theirs, mine)| {
-                peer.subscribed.iter().any(|o| theirs.get(*o) > mine.get(*o))
-            });
-            let is_moving = !has_more || peer.batches != peer.batches_seen;
-            match peer.stalled_at_ms.filter(|_| !is_moving) {
-                None => {
-                    peer.batches_seen = peer.batches;
-                    peer.patience_ms = STALLED_AFTER_MS;
-                    peer.stalled_at_ms = Some(now_ms + STALLED_AFTER_MS);
-                }
-                Some(at_ms) if now_ms >= at_ms => {
-                    if peer.patience_ms > STALLED_AFTER_MS {
-                        unmoved.push(*origin);
-                    }
-                    peer.patience_ms = (2 * peer.patience_ms).min(STALLED_AFTER_MS_MAX);
-                    peer.stalled_at_ms = Some(now_ms + peer.patience_ms);
-                    self.missed.extend(&peer.subscribed);
-                }
-                Some(_) => {}
-            }
-        }
-        for peer in unmoved {
-            self.want_repair(peer);
-        }
-    }
-
-    /// A peer's log does not lead on from what is here.
-    fn behind(&mut self, from: Origin, number: u64, partitions: &[u16]) {
-        if self.peers.get(&from).is_some_and(|p| p.number == number) {
-            let all = self.engine.stage().partitions();
-            for partition in partitions.iter().filter(|p| **p < all) {
-                self.repairs.want(*partition, from);
-            }
-        }
-    }
-
-    /// A peer was asked again for what it has, and nothing came.
-    fn want_repair(&mut self, peer: Origin) {
-        let Some(state) = self.peers.get(&peer) else { return };
-        let quarantined = self.inbox.quarantined();
-        let asked = || state.subscribed.iter().filter(|o| !quarantined.contains(o));
-        for (number, theirs) in (0..).zip(&state.vectors) {
-            let mine = &self.engine.stage().partition(number).vector;
-            if asked().any(|o| theirs.get(*o) > mine.get(*o)) {
-                self.repairs.want(number, peer);
-            }
-        }
-    }
-
-    /// A portion of the repairs, and what they bring.
-    fn repair(&mut self) {
-        let (peers, now_ms) = (&self.peers, self.now_ms);
-        let stage = self.engine.stage_mut();
-        if self.repairs.outstanding() > 0 {
-            let mine = stage.vectors();
-            self.repairs.tick(stage, now_ms, |peer, number| {
-                let state = peers.get(&peer).filter(|p| p.version >= Some(REPAIR_SINCE));
-                let place = usize::from(number);
-                match (state.and_then(|p| p.vectors.get(place)), mine.get(place)) {
-                    (Some(theirs), Some(mine)) => !mine.dominates(theirs),
-                    // It has not said yet what it has.
-                    (None, Some(_)) => state.is_some(),
-                    _ => false,
-                }
-            });
-        } else {
-            self.repairs.tick(stage, now_ms, |_, _| false);
-        }
-        if self.repairs.is_active() {
-            let durable = self.engine.durable_vectors().to_vec();
-            let repaired = self.repairs.work(self.engine.stage_mut(), &durable, now_ms);
-            for Repaired { partition, donor, parts, divergent } in repaired {
-                self.tell_divergent(donor, partition, &divergent);
-                let applied =
-                    self.engine.apply_repair(&parts).map_err(|e| e.to_string()).and_then(|()| {
-                        let vector = &self.engine.stage().partition(partition).vector;
-                        let event = self.inbox.next(partition, vector);
-                        self.follow(partition, event).map_err(|e| e.to_string())
-                    });
-                if let Err(reason) = applied {
-                    let session = self.peers.get(&donor).map_or(0, |p| p.session);
-                    self.effects.push(DataEffect::Disconnect { peer: donor, session, reason });
-                }
-                // What came meanwhile was not taken.
-                self.missed.extend(self.origins.iter().copied());
-            }
-        }
-        for (peer, message) in self.repairs.take_said() {
-            if let Some(state) = self.peers.get(&peer) {
-                let (session, message) = (state.session, PeerMessage::Repair(message));
-                self.effects.push(DataEffect::Send { peer, session, message });
-            }
-        }
-    }
-
-    fn tell_divergent(&mut self, peer: Origin, partition: u16, names: &[(Box<[u8]>, ElementKey)]) {
-        if !names.is_empty() {
-            let some = names.iter().take(MAX_DIVERGENT_NAMES).map(|(key, _)| key.to_vec());
-            let (keys, count) = (some.collect(), names.len());
-            self.effects.push(DataEffect::Diverged { peer, partition, keys, count });
-        }
-    }
-
     /// An origin that is not configured any more writes nothing new: its region goes on under
     /// another ordinal (rule R5). Once every region has said in this life that it has no more of
     /// it than this one, nothing of it can arrive.
@@ -790,40 +477,6 @@ impl DataNode {
         }
     }
 
-    /// Chooses upstreams again and subscribes where the choice changed, or where one of `again`
-    /// comes from.
-    fn reroute(&mut self, again: Option<&BTreeSet<Origin>>) {
-        let me = self.engine.stage().me();
-        let mine = self.engine.stage().vectors();
-        let view = |(peer, state): (&Origin, &Peer)| {
-            let view = PeerView {
-                silent_ms: self.listened_ms - state.heard_ms,
-                round_trip_ms: self.round_trips.get(peer).copied().unwrap_or(0),
-                vectors: state.vectors.clone(),
-            };
-            (*peer, view)
-        };
-        let up = self.peers.iter().filter(|(_, p)| p.version.is_some()).map(view).collect();
-        let barred = |origin: &&Origin| !self.clocks.holds.is_barred(**origin);
-        let origins: BTreeSet<Origin> = self.origins.iter().filter(barred).copied().collect();
-        self.upstreams = self.router.route(self.listened_ms, me, &origins, &mine, &up);
-        for (peer, origins) in self.upstreams.clone() {
-            let Some(state) = self.peers.get_mut(&peer) else { continue };
-            let missed = again.is_some_and(|again| !again.is_disjoint(&origins));
-            if state.subscribed == origins && !missed {
-                continue;
-            }
-            state.number += 1;
-            state.subscribed.clone_from(&origins);
-            let origins: Vec<Origin> = origins.into_iter().collect();
-            self.inbox.resubscribed(&origins);
-            let vectors = Vectors::pack(&mine);
-            let request = Subscribe { number: state.number, origins, vectors };
-            let (session, message) = (state.session, PeerMessage::Subscribe(request));
-            self.effects.push(DataEffect::Send { peer, session, message });
-        }
-    }
-
     /// Clears keys that have expired, once nothing written before their deadline can still come.
     fn sweep(&mut self) {
         let origins: Vec<Origin> = self.config.peers.clone();
@@ -834,41 +487,4 @@ impl DataNode {
             self.engine.stage_mut().expire_slot(slot, now, &origins);
         }
     }
-}
-
-fn convert(change: &Change) -> MirrorChange {
-    match change {
-        Change::Upsert(row) => MirrorChange::Upsert {
-            key: row.key.to_vec(),
-            set: row.set.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
-            keep: row.keep.iter().map(|n| n.to_vec()).collect(),
-        },
-        Change::Delete { key } => MirrorChange::Delete { key: key.to_vec() },
-        Change::Truncate { prefix } => MirrorChange::Truncate { prefix: prefix.to_vec() },
-        Change::Retain(retain) => MirrorChange::Retain {
-            from: retain.from.to_vec(),
-            to: retain.to.to_vec(),
-            keys: retain.keys.iter().map(|k| k.to_vec()).collect(),
-        },
-    }
-}
-
-fn encode_position(position: &Position) -> Vec<u8> {
-    let mut out = position.system_id.to_le_bytes().to_vec();
-    out.extend_from_slice(&position.timeline.to_le_bytes());
-    out.extend_from_slice(&position.lsn.to_le_bytes());
-    out
-}
-
-fn decode_position(bytes: &[u8]) -> Option<Position> {
-    let mut reader = Reader::new(bytes);
-    let (system_id, timeline) = (reader.u64().ok()?, reader.u32().ok()?);
-    Some(Position { system_id, timeline, lsn: reader.u64().ok()? })
-}
-
-/// Whether a position lies beyond the stored one in the same history.
-fn is_news(stored: &[u8], new: &Position) -> bool {
-    decode_position(stored).is_none_or(|stored| {
-        stored.system_id != new.system_id || (stored.timeline, stored.lsn) < (new.timeline, new.lsn)
-    })
 }
