@@ -23,7 +23,7 @@ const STATE_MARK: u8 = 0xC6;
 /// A change of who takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConfChange {
-    /// The region gets the log and has no vote.
+    /// The region gets the log and has no vote, even if it had one.
     AddLearner(u16),
     /// The region gets a vote.
     Promote(u16),
@@ -88,7 +88,10 @@ impl Conf {
     pub(crate) fn allows(&self, change: ConfChange) -> bool {
         match change {
             ConfChange::AddLearner(region) => {
-                !self.contains(region) && self.learners.len() < MAX_LEARNERS
+                let votes = self.voters.contains(&region);
+                !self.learners.contains(&region)
+                    && self.learners.len() < MAX_LEARNERS
+                    && !(votes && self.voters.len() == 1)
             }
             ConfChange::Promote(region) => {
                 self.learners.contains(&region) && self.voters.len() < MAX_VOTERS
@@ -173,7 +176,7 @@ mod tests {
         for (change, allowed) in [
             (ConfChange::AddLearner(6), true),
             (ConfChange::AddLearner(5), false),
-            (ConfChange::AddLearner(0), false),
+            (ConfChange::AddLearner(0), true),
             (ConfChange::Promote(5), true),
             (ConfChange::Promote(6), false),
             (ConfChange::Promote(0), false),
@@ -185,6 +188,7 @@ mod tests {
             assert_eq!(ConfChange::decode(&change.encode()), Some(change));
         }
         assert!(!conf(&[0], &[5]).allows(ConfChange::Remove(0)));
+        assert!(!conf(&[0], &[5]).allows(ConfChange::AddLearner(0)));
         let full: Vec<u16> = (0..MAX_VOTERS as u16).collect();
         assert!(!conf(&full, &[50]).allows(ConfChange::Promote(50)));
         let everybody = Conf {

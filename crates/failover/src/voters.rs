@@ -5,7 +5,9 @@
 //! given one while there are fewer voters than the largest odd number that the active regions and
 //! [`VOTERS_MAX`] allow: an even number bears no more losses than the odd one below it, and every
 //! voter makes a decision slower. Regions that the topology file names vote from the beginning.
-//! Who has left or is dead loses its vote; that needs a majority, its own vote included.
+//! Who is dead loses its vote; that needs a majority, its own vote included. Who leaves gives its
+//! vote away while it is still there to help with that, and goes on as a learner until it has
+//! left: at no time does the group count on somebody who will not come back.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +18,7 @@ use crate::state::{ControlState, RegionState};
 /// One change of the control group's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VoterStep {
-    /// The region gets the log, without a vote.
+    /// The region gets the log, without a vote, even if it had one.
     AddLearner(u16),
     /// The region gets a vote.
     Promote(u16),
@@ -49,16 +51,21 @@ pub fn next_voter_step(
     {
         return Some(VoterStep::Remove(region));
     }
+    let is_leaving = |region: &&u16| members.status(**region) == Some(MemberStatus::Leaving);
+    let leaving = voters.iter().find(is_leaving);
+    let staying = voters.len() - voters.iter().filter(is_leaving).count();
     let active = members.live().filter(|(_, m)| m.status == MemberStatus::Active).count();
     let fit = |region: &&u16| {
         members.status(**region) == Some(MemberStatus::Active)
             && state.state_of(**region) == Some(RegionState::Up)
     };
     let wanted = active.min(VOTERS_MAX).saturating_sub(1) / 2 * 2 + 1;
-    (voters.len() < wanted)
-        .then(|| learners.iter().find(fit))
-        .flatten()
-        .map(|&region| VoterStep::Promote(region))
+    // First the new vote, then the old one goes; with a full house the other way round.
+    let has_room = staying < wanted && voters.len() <= VOTERS_MAX;
+    if let Some(&region) = learners.iter().find(fit).filter(|_| has_room) {
+        return Some(VoterStep::Promote(region));
+    }
+    leaving.filter(|_| staying > 0).map(|&region| VoterStep::AddLearner(region))
 }
 
 #[cfg(test)]
@@ -112,7 +119,10 @@ mod tests {
             for _ in 0..100 {
                 match next_voter_step(&self.state, &self.voters, &self.learners) {
                     None => return self.voters.len(),
-                    Some(VoterStep::AddLearner(r)) => assert!(self.learners.insert(r)),
+                    Some(VoterStep::AddLearner(r)) => {
+                        self.voters.remove(&r);
+                        assert!(self.learners.insert(r));
+                    }
                     Some(VoterStep::Promote(r)) => {
                         assert!(self.learners.remove(&r) && self.voters.insert(r));
                     }
@@ -148,6 +158,37 @@ mod tests {
         assert_eq!(group.voters, [0, 1, region].into());
         group.die(1);
         assert_eq!(group.settle(), 2, "nobody is left to promote");
+    }
+
+    #[test]
+    fn who_leaves_gives_its_vote_away_first() {
+        let mut group = Group::of(3);
+        let region = group.join();
+        group.admit(region);
+        group.settle();
+        group.change(MemberChange::Leave { region: 1 });
+        let step = |group: &Group| next_voter_step(&group.state, &group.voters, &group.learners);
+        assert_eq!(step(&group), Some(VoterStep::Promote(region)), "never fewer votes than before");
+        assert_eq!(group.settle(), 3);
+        assert_eq!((group.voters.clone(), group.learners.clone()), ([0, 2, 3].into(), [1].into()));
+        group.change(MemberChange::Left { region: 1 });
+        assert_eq!(group.settle(), 3);
+        assert!(group.learners.is_empty(), "it gets the log until it has left");
+        group.change(MemberChange::Leave { region: 2 });
+        assert_eq!(group.settle(), 2, "nobody is there to take the vote");
+    }
+
+    #[test]
+    fn everybody_can_be_replaced() {
+        let mut group = Group::of(5);
+        for _ in 0..5 {
+            let region = group.join();
+            group.admit(region);
+        }
+        group.settle();
+        (1..5).for_each(|region| group.change(MemberChange::Leave { region }));
+        assert_eq!(group.settle(), 5);
+        assert_eq!(group.voters, [0, 5, 6, 7, 8].into());
     }
 
     #[test]

@@ -131,9 +131,12 @@ impl Control {
     }
 
     /// Whether every other region durably has all that this one has written: what a region that
-    /// leaves waits for.
+    /// leaves waits for, besides having given its vote away.
     pub fn set_drained(&mut self, is_drained: bool) {
-        self.failover.set_drained(is_drained);
+        let conf = self.group.conf();
+        let is_free = !conf.voters.contains(&self.group.id())
+            && next_voter_step(self.state(), &conf.voters, &conf.learners).is_none();
+        self.failover.set_drained(is_drained && is_free);
     }
 
     /// Proposes a change of the members to the present state. Whether it was made shows in
@@ -309,10 +312,14 @@ impl Control {
         let conf = self.group.conf();
         let change = match next_voter_step(self.state(), &conf.voters, &conf.learners) {
             None => return,
+            // Whoever leaves hands the leadership over first.
+            Some(VoterStep::AddLearner(region) | VoterStep::Remove(region))
+                if region == self.group.id() =>
+            {
+                return;
+            }
             Some(VoterStep::AddLearner(region)) => ConfChange::AddLearner(region),
             Some(VoterStep::Promote(region)) => ConfChange::Promote(region),
-            // Whoever leaves hands the leadership over first.
-            Some(VoterStep::Remove(region)) if region == self.group.id() => return,
             Some(VoterStep::Remove(region)) => ConfChange::Remove(region),
         };
         let is_learner = matches!(change, ConfChange::AddLearner(_));
