@@ -20,6 +20,7 @@ mod observe;
 mod outcome;
 mod plan;
 mod queue;
+mod quic;
 mod random;
 mod region;
 mod shrink;
@@ -34,6 +35,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use ablation::Ablation;
 pub use outcome::{Counts, Failure, Report};
 pub use plan::Plan;
+pub use quic::limits as quic_limits;
 pub use shrink::shrink;
 
 /// Runs a plan. `sink` takes a line for everything that happens.

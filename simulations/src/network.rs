@@ -262,9 +262,16 @@ impl Network {
 
     /// When a datagram arrives: never, once or twice.
     pub fn datagram(&mut self, now_us: u64, (from, to): (usize, usize)) -> Vec<u64> {
-        let is_connected = self.is_connected(pair(from, to));
+        if !self.is_connected(pair(from, to)) {
+            return Vec::new();
+        }
+        self.packet(now_us, (from, to), 0)
+    }
+
+    /// When a packet of so many bytes arrives: never, once or twice.
+    pub fn packet(&mut self, now_us: u64, (from, to): (usize, usize), bytes: usize) -> Vec<u64> {
         let (weather, random) = (&self.weather[from][to], &mut self.randoms[from][to]);
-        if !is_connected || random.chance(weather.loss) {
+        if bytes > weather.mtu || random.chance(weather.loss) {
             return Vec::new();
         }
         let copies = if random.chance(weather.duplicates) { 2 } else { 1 };

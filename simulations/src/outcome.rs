@@ -102,6 +102,22 @@ pub struct Counts {
     pub failed_repairs: u64,
     /// Elements that repairs brought.
     pub repaired_elements: u64,
+    /// Packets that reached a host of QUIC.
+    pub packets: u64,
+    /// Sessions over QUIC, counted at each end.
+    pub quic_sessions: u64,
+    /// Packets that QUIC took for lost.
+    pub lost_packets: u64,
+    /// Connections on which nothing had come for too long.
+    pub idle_timeouts: u64,
+    /// Connections that the other side no longer knew after a restart.
+    pub stateless_resets: u64,
+    /// Sessions that a newer call of the peer replaced.
+    pub replaced_sessions: u64,
+    /// Connections that did not come about in time.
+    pub late_handshakes: u64,
+    /// Writes to a lane that had to wait.
+    pub blocked_writes: u64,
 }
 
 /// A run that ended well.
@@ -221,6 +237,14 @@ impl Counts {
             ("repairs of what was equal", &mut self.equal_repairs),
             ("repairs given up", &mut self.failed_repairs),
             ("elements repaired", &mut self.repaired_elements),
+            ("packets", &mut self.packets),
+            ("QUIC sessions", &mut self.quic_sessions),
+            ("packets lost", &mut self.lost_packets),
+            ("idle timeouts", &mut self.idle_timeouts),
+            ("stateless resets", &mut self.stateless_resets),
+            ("sessions replaced", &mut self.replaced_sessions),
+            ("handshakes too late", &mut self.late_handshakes),
+            ("writes that waited", &mut self.blocked_writes),
         ]
     }
 }

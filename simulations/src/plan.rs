@@ -28,6 +28,8 @@ pub(crate) struct Weather {
     pub loss: u64,
     /// Datagrams that arrive twice, in a thousand.
     pub duplicates: u64,
+    /// The largest packet that gets through, in bytes.
+    pub mtu: usize,
     /// Bytes under way on the live lane before the sender has to wait.
     pub window_bytes: usize,
 }
@@ -186,6 +188,8 @@ numbers! {
     duplicates set_duplicates "duplicates" = 0;
     /// Lanes hold only a few hundred or thousand bytes.
     narrow set_narrow "narrow" = 0;
+    /// Regions talk over QUIC itself instead of modelled sessions.
+    quic set_quic "quic" = 0;
     /// By how much the time of day is wrong at the start, at most, in microseconds.
     skew_us set_skew_us "skew" = 0;
     /// What clocks gain or lose at most, in millionths.
@@ -320,6 +324,7 @@ impl Plan {
             jitter_us: delay_us * self.jitter() / 1000,
             loss: self.loss(),
             duplicates: self.duplicates(),
+            mtu: random.pick(&[1200, 1280, 1400, 1452, 1500]),
             window_bytes: if self.narrow() > 0 { narrow_bytes } else { 1 << 20 },
         }
     }

@@ -31,6 +31,8 @@ pub(crate) enum Stream {
     Judges,
     /// What heals first.
     Healing,
+    /// A host's connections.
+    Quic,
 }
 
 /// One stream of randomness.

@@ -16,6 +16,11 @@ const CROWDED_IN: usize = 500;
 /// The most regions that a cluster is made for.
 const MANY: u64 = 50;
 
+/// So many runs in a thousand are over QUIC.
+const QUIC: u64 = 50;
+/// Larger values than this, in bytes, take a congested QUIC too long.
+const MAX_QUIC_PADDING: u64 = 30_000;
+
 /// How often each kind of fault is on, in a thousand runs.
 const ON: [(Fault, u64); 13] = [
     (Fault::SessionBreak, 350),
@@ -48,6 +53,8 @@ pub(crate) fn plan(seed: u64) -> Plan {
     clients(&mut plan, r);
     if is_crowded {
         crowd(&mut plan, r);
+    } else {
+        transport(&mut plan);
     }
     plan
 }
@@ -75,6 +82,13 @@ fn network(plan: &mut Plan, r: &mut Random) {
     plan.set_loss(if r.chance(400) { r.range(1, 300) } else { 0 });
     plan.set_duplicates(if r.chance(300) { r.range(1, 200) } else { 0 });
     plan.set_narrow(u64::from(r.chance(150)));
+}
+
+/// From a stream of its own, so that the other seeds' plans are what they were.
+fn transport(plan: &mut Plan) {
+    let r = &mut plan.stream(Stream::Plan, 1);
+    let is_quic = r.chance(QUIC) && plan.padding() <= MAX_QUIC_PADDING;
+    plan.set_quic(u64::from(is_quic));
 }
 
 fn machines(plan: &mut Plan, r: &mut Random) {

@@ -9,6 +9,7 @@ mod disks;
 mod faults;
 mod healing;
 mod links;
+mod quic;
 #[cfg(test)]
 mod stories;
 mod turns;
@@ -37,6 +38,7 @@ use crate::{
 };
 use faults::Relief;
 use healing::Probe;
+use quic::Fabric;
 
 /// The judges look whether everything has settled this often.
 pub(crate) const VERDICT_EVERY_US: u64 = 50 * MS;
@@ -60,6 +62,10 @@ pub(crate) enum Event {
     Arrival(Arrival),
     /// A datagram of a session arrives: from, to.
     Datagram { pair: Pair, number: u64, from: usize, bytes: Vec<u8> },
+    /// A packet of QUIC arrives.
+    Packet { from: usize, to: usize, bytes: Vec<u8> },
+    /// A host of QUIC has something to do.
+    Wake(usize, u64),
     /// Two regions try to connect.
     Dial(Pair),
     /// An end of a session learns that it is up.
@@ -153,6 +159,8 @@ pub(crate) struct World {
     dials: Random,
     workloads: Vec<Workload>,
     network: Network,
+    /// What carries sessions, if it is not the network's own model of them.
+    quic: Option<Fabric>,
     clients: Vec<Option<Client>>,
     /// By client, the place that it talks to.
     homes: Vec<usize>,
@@ -190,6 +198,7 @@ impl World {
             dials: Random::new(seed, Stream::Dial, 0),
             workloads: Vec::new(),
             network: Network::new(&plan),
+            quic: (plan.quic() > 0).then(|| Fabric::new(plan.regions() as usize)),
             clients: Vec::new(),
             homes: Vec::new(),
             next_client: 1,
@@ -212,6 +221,9 @@ impl World {
         let result = self.run_events();
         for process in self.places.iter().filter_map(|p| p.process.as_ref()) {
             self.counts.harvest(process);
+        }
+        if let Some(fabric) = &self.quic {
+            fabric.harvest(&mut self.counts);
         }
         match result {
             Ok(()) => Ok(Report {
@@ -245,7 +257,7 @@ impl World {
             return Ok(false);
         }
         self.counts.events += 1;
-        let result = self.handle(event);
+        let result = self.handle(event).and_then(|ended| self.settle_quic().map(|()| ended));
         let fallen = |p: &Place| p.process.as_ref().is_some_and(|p| p.storage.failed().is_some());
         match self.places.iter().position(fallen) {
             None => result,
@@ -275,6 +287,8 @@ impl World {
             Event::Datagram { pair, number, from, bytes } => {
                 self.datagram(pair, number, from, &bytes)?;
             }
+            Event::Packet { from, to, bytes } => self.packet(from, to, &bytes),
+            Event::Wake(place, life) if self.lives(place, life) => self.wake(place),
             Event::Dial(pair) => self.dial(pair),
             Event::Up { pair, number, end } => self.up(pair, number, end)?,
             Event::Down { pair, number, end } => self.down(pair, number, end)?,
@@ -396,7 +410,9 @@ impl World {
             | Event::Synced(place, _)
             | Event::ControlSynced(place, _)
             | Event::Checkpoint(place, _)
-            | Event::Check(place, _) => *place,
+            | Event::Check(place, _)
+            | Event::Wake(place, _)
+            | Event::Packet { to: place, .. } => *place,
             Event::Client(slot) => self.homes[*slot],
             Event::Arrival(arrival) => arrival.pair.0 + arrival.pair.1 - arrival.from,
             Event::Datagram { pair, from, .. } => pair.0 + pair.1 - from,

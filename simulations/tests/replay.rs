@@ -14,6 +14,16 @@ fn a_seed_run_twice_has_one_trace() {
 }
 
 #[test]
+fn a_run_over_quic_has_one_trace_too() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed).with("quic=1").expect("a plan");
+        let report = simulate(&plan, None).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.counts.packets > 0, "seed {seed} is not over QUIC");
+        assert_eq!(simulate(&plan, None), Ok(report), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_plan_that_was_written_down_and_read_back_has_the_same_trace() {
     for seed in 0..10 {
         let plan = Plan::of(seed);

@@ -56,6 +56,7 @@ impl World {
         }
         let turn_us = self.plan.turn_us();
         let checkpoint_us = self.plan.checkpoint_us();
+        self.bind(place);
         let here = &mut self.places[place];
         here.process = Some(process);
         let life = here.life;
@@ -199,6 +200,7 @@ impl World {
 
     /// Clients and peers lose a process that has died.
     fn part_from(&mut self, place: usize) {
+        self.unbind(place);
         self.network.forget_end(place);
         for other in (0..self.places.len()).filter(|other| *other != place) {
             let notice_us = self.places[place].turns.spread(MS, SECOND);

@@ -15,6 +15,9 @@ const DIAL_EVERY_US: u64 = 60 * MS;
 impl World {
     /// Two regions try to connect, and will try again.
     pub(super) fn dial(&mut self, pair: Pair) {
+        if self.quic.is_some() {
+            return self.dial_quic(pair);
+        }
         let again_us = self.dials.range(DIAL_EVERY_US / 2, DIAL_EVERY_US * 3 / 2);
         self.add(again_us, Event::Dial(pair));
         let (a, b) = (&self.places[pair.0], &self.places[pair.1]);
@@ -67,6 +70,10 @@ impl World {
 
     /// A session breaks; each end learns of it at its own time.
     pub(super) fn break_session(&mut self, pair: Pair, notice_us: u64) {
+        if let Some(fabric) = &mut self.quic {
+            self.counts.breaks += u64::from(fabric.session(pair.0, pair.1).is_some());
+            return fabric.close(self.now_us, pair.0, pair.1);
+        }
         let Some(number) = self.network.break_session(pair) else { return };
         self.counts.breaks += 1;
         for end in [pair.0, pair.1] {
@@ -79,23 +86,36 @@ impl World {
         let Some(bytes) = self.network.arrive(arrival) else { return Ok(()) };
         let Arrival { pair, number, from, lane, .. } = arrival;
         let to = pair.0 + pair.1 - from;
+        self.message(from, to, number, lane, &bytes)?;
+        self.maybe_end_turn(to)
+    }
+
+    /// A message has come to the end of its lane.
+    pub(super) fn message(
+        &mut self,
+        from: usize,
+        to: usize,
+        number: u64,
+        lane: Lane,
+        bytes: &[u8],
+    ) -> Result<(), String> {
         let peer = self.places[from].config.origin;
         self.trace.mix(&[from as u64, to as u64, lane as u64]);
-        self.trace.mix_bytes(&bytes);
+        self.trace.mix_bytes(bytes);
         let drops = if self.calm { 0 } else { self.plan.inbound_drops() };
         let drop_batch = lane == Lane::Live && self.places[to].turns.chance(drops);
         self.counts.drops += u64::from(drop_batch);
         let Some(process) = self.process(to) else { return Ok(()) };
         match lane {
-            Lane::Live => process.piece(peer, number, &bytes, drop_batch)?,
+            Lane::Live => process.piece(peer, number, bytes, drop_batch)?,
             Lane::Control => {
-                let raft = process.control_message(peer, number, &bytes)?;
+                let raft = process.control_message(peer, number, bytes)?;
                 if let (Some(message), Some(plane)) = (raft, &mut process.control) {
                     plane.control.step(from as u16, &message)?;
                 }
             }
         }
-        self.maybe_end_turn(to)
+        Ok(())
     }
 
     pub(super) fn datagram(
@@ -109,6 +129,10 @@ impl World {
         if self.network.is_cut(from, to) || !self.network.is_known(pair, number, to) {
             return Ok(());
         }
+        self.heartbeat(from, to, bytes)
+    }
+
+    pub(super) fn heartbeat(&mut self, from: usize, to: usize, bytes: &[u8]) -> Result<(), String> {
         let now_ms = self.places[to].clocks.steady_ms(self.now_us);
         self.trace.mix_bytes(bytes);
         if let Some(plane) = self.process(to).and_then(|p| p.control.as_mut()) {
@@ -167,7 +191,7 @@ impl World {
                 ControlEffect::Raft(to, message) => {
                     let to = usize::from(to);
                     let peer = self.places[to].config.origin;
-                    if let Some(number) = self.network.number(pair(place, to)) {
+                    if let Some(number) = self.session(place, to) {
                         let bytes = PeerMessage::Raft(message).encode();
                         self.send(place, peer, number, Lane::Control, bytes);
                     }
@@ -179,6 +203,10 @@ impl World {
 
     fn broadcast(&mut self, from: usize, bytes: &[u8]) {
         for to in (0..self.places.len()).filter(|to| *to != from) {
+            if let Some(fabric) = &mut self.quic {
+                fabric.datagram(from, to, bytes);
+                continue;
+            }
             let pair = pair(from, to);
             let Some(number) = self.network.number(pair) else { continue };
             if self.network.is_cut(from, to) {
@@ -201,6 +229,11 @@ impl World {
         bytes: Vec<u8>,
     ) {
         let Some(to) = self.place_of(peer) else { return };
+        if let Some(fabric) = &mut self.quic {
+            let is_taken = fabric.send(from, (to, session), lane, &bytes);
+            self.counts.drops += u64::from(!is_taken);
+            return;
+        }
         let ways = (from, to);
         let now_us = self.now_us;
         if let Some(arrival) = self.network.send(now_us, ways, session, lane, bytes) {
@@ -211,17 +244,29 @@ impl World {
     /// Sends frames, as far as the log is on disk and the lanes have room.
     pub(super) fn ship(&mut self, place: usize) -> Result<(), String> {
         let origins: Vec<Origin> = self.places.iter().map(|p| p.config.origin).collect();
-        let network = &self.network;
+        let (network, quic) = (&self.network, &mut self.quic);
         let Some(process) = self.places[place].process.as_mut() else { return Ok(()) };
         let pieces = process.ship(|peer, session| {
             let to = origins.iter().position(|o| *o == peer);
-            to.map_or(0, |to| network.room(place, to, session))
+            match (to, &mut *quic) {
+                (Some(to), Some(fabric)) => fabric.room(place, to, session),
+                (Some(to), None) => network.room(place, to, session),
+                (None, _) => 0,
+            }
         })?;
         for (peer, session, piece) in pieces {
             self.trace.line(self.now_us, || format!("{place} -> {peer} {} B", piece.len()));
             self.send(place, peer, session, Lane::Live, piece);
         }
         Ok(())
+    }
+
+    /// The number by which a region knows its session with another one.
+    fn session(&self, place: usize, other: usize) -> Option<u64> {
+        match &self.quic {
+            Some(fabric) => fabric.session(place, other),
+            None => self.network.number(pair(place, other)),
+        }
     }
 
     fn other(&self, pair: Pair, end: usize) -> Origin {
