@@ -17,6 +17,8 @@ use quinn_proto::{
     transport_parameters::TransportParameters,
 };
 
+use crate::random::mix;
+
 /// As long as the tag of AES-GCM.
 const TAG_BYTES: usize = 16;
 
@@ -378,8 +380,8 @@ fn tag(secret: u64, packet: u64, parts: &[&[u8]]) -> [u8; TAG_BYTES] {
     let start = fold(secret, &packet.to_le_bytes());
     let sum = parts.iter().fold(start, |sum, part| go_on(sum, part));
     let mut tag = [0; TAG_BYTES];
-    tag[..8].copy_from_slice(&sum.to_le_bytes());
-    tag[8..].copy_from_slice(&sum.rotate_left(29).wrapping_mul(MULTIPLIER).to_le_bytes());
+    tag[..8].copy_from_slice(&mix(sum).to_le_bytes());
+    tag[8..].copy_from_slice(&mix(!sum).to_le_bytes());
     tag
 }
 
@@ -388,7 +390,7 @@ const MULTIPLIER: u64 = 0x0000_0100_0000_01b3;
 
 /// A number from another one and some bytes.
 pub(crate) fn fold(start: u64, bytes: &[u8]) -> u64 {
-    go_on(start ^ 0xcbf2_9ce4_8422_2325, bytes)
+    mix(go_on(start ^ 0xcbf2_9ce4_8422_2325, bytes))
 }
 
 /// FNV-1a: every byte counts, and parts are one run of bytes, however they are cut.
