@@ -49,7 +49,8 @@ pub fn run(program: &Path, directory: &Path, keys: u64, differences: &[u64]) -> 
 
     crate::progress("a new region comes in");
     let mut out = String::from(
-        "what                  keys     differ     MB data   MB repair  MB wire   s\n",
+        "what                  keys     differ     MB data   MB repair  MB wire      s   \
+         connected  begun   done given up\n",
     );
     let mut here = pair.start(1, TOPOLOGY)?;
     let bytes = keys * (VALUE_LEN + KEY_LEN) as u64;
@@ -126,10 +127,12 @@ impl<'a> Pair<'a> {
         here: &mut Server,
     ) -> Result<String> {
         let began = Instant::now();
+        let mut phases = Phases::default();
         let digest = |region: &Region| Client::connect(region.redis)?.call(&["MERIDIAN", "DIGEST"]);
         poll_until_within(PATIENCE, "both regions to be the same", || {
             // The admin port may come up after the one for clients.
             let Ok(status) = self.status(1) else { return Ok(None) };
+            phases.look(&status, self.regions[0].name, began.elapsed());
             // The digests cost something: only once the repairs are through.
             let busy = status["repairs"]["outstanding"].as_u64() != Some(0)
                 || status["caught_up"].as_bool() != Some(true);
@@ -149,16 +152,51 @@ impl<'a> Pair<'a> {
         let repair = &status["repairs"]["received_bytes"];
         let mb = |bytes: u64| bytes as f64 / 1e6;
         Ok(format!(
-            "{what:<16} {keys:>9} {differ:>10} {:>11.2} {:>11.2} {:>8.2} {seconds:>6.2}\n",
+            "{what:<16} {keys:>9} {differ:>10} {:>11.2} {:>11.2} {:>8.2} {seconds:>6.2}   {}\n",
             mb(data),
             mb(repair.as_u64().unwrap_or(0)),
             mb(wire.as_u64().unwrap_or(0)),
+            phases.tell(),
         ))
     }
 
     fn status(&self, index: usize) -> Result<Value> {
         let body = metrics::get(self.regions[index].admin, "/status")?.body;
         serde_json::from_str(&body).context("/status is no JSON")
+    }
+}
+
+/// When the region that comes back was how far.
+#[derive(Default)]
+struct Phases {
+    connected: Option<Duration>,
+    begun: Option<Duration>,
+    here: Option<Duration>,
+    given_up: u64,
+}
+
+impl Phases {
+    fn look(&mut self, status: &Value, peer: &str, now: Duration) {
+        let reached = |phase: &mut Option<Duration>, is: bool| {
+            if is && phase.is_none() {
+                *phase = Some(now);
+            }
+        };
+        let repairs = &status["repairs"];
+        let count = |field: &str| repairs[field].as_u64().unwrap_or(0);
+        let outstanding = repairs["outstanding"].as_u64();
+        reached(&mut self.connected, status["peers"][peer]["connected"].as_bool() == Some(true));
+        reached(&mut self.begun, count("outstanding") + count("completed") > 0);
+        reached(&mut self.here, count("completed") > 0 && outstanding == Some(0));
+        self.given_up = count("given_up");
+    }
+
+    fn tell(&self) -> String {
+        let at = |phase: Option<Duration>| {
+            phase.map_or("-".to_owned(), |at| format!("{:.2}", at.as_secs_f64()))
+        };
+        let (connected, begun, here) = (at(self.connected), at(self.begun), at(self.here));
+        format!("{connected:>9} {begun:>6} {here:>6} {:>8}", self.given_up)
     }
 }
 
@@ -213,7 +251,9 @@ fn pipeline(
 /// Bytes that look random: a generator of Steele, Lea and Flood ("Fast splittable pseudorandom
 /// number generators", 2014).
 fn noise(number: u64, round: u64) -> [u8; VALUE_LEN] {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round.rotate_left(32);
+    // The odd factors differ: else the streams of neighbours would be the same but for their ends,
+    // and compress.
+    let mut state = number.wrapping_mul(0xd134_2543_de82_ef95) ^ round.rotate_left(32);
     let mut value = [0; VALUE_LEN];
     for chunk in value.chunks_mut(8) {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -54,8 +54,8 @@ pub const SAVED_BYTES_PER_CPU_SECOND_MIN: u64 = 5_000_000;
 /// Bytes that go as they are after a sample that saved too little, at first.
 pub const SAVING_SKIP_BYTES_MIN: u64 = 1 << 20;
 
-/// And at most.
-pub const SAVING_SKIP_BYTES_MAX: u64 = 64 << 20;
+/// And at most: what is written may change, and looking costs one part in sixty-four.
+pub const SAVING_SKIP_BYTES_MAX: u64 = 4 << 20;
 
 /// A bounded bandwidth is kept over this time, in microseconds.
 pub const BANDWIDTH_BURST_US: u64 = 100_000;

@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn what_saves_nothing_is_tried_ever_more_rarely() {
         let mut saving = Saving::default();
-        assert!(check(&mut saving, 10_000, 100, 30) < 200);
+        assert!(check(&mut saving, 10_000, 100, 30) < 300);
         let tried = check(&mut saving, 100_000, 101, 30);
-        assert!((1..400).contains(&tried), "{tried} of 100,000");
+        assert!((1..2500).contains(&tried), "{tried} of 100,000");
         // Other data: found out within one stretch, then for good.
         let skipped = SAVING_SKIP_BYTES_MAX as usize / 10_000 + 1;
         assert!(check(&mut saving, 20_000, 20, 30) >= 20_000 - skipped);
@@ -93,6 +93,6 @@ mod tests {
     #[test]
     fn what_costs_too_much_time_is_not_worth_it() {
         // A tenth saved: 1,000 bytes in a millisecond are 1 MB for a second.
-        assert!(check(&mut Saving::default(), 10_000, 90, 1000) < 200);
+        assert!(check(&mut Saving::default(), 10_000, 90, 1000) < 300);
     }
 }

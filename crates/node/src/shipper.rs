@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_replication::{
-    BUNDLE_SINCE, LogMark, Sender, Subscribe,
+    BUNDLE_SINCE, LogMark, PACKED_SINCE, PROTOCOL_OLDEST, Sender, Subscribe,
     limits::{COMPACT_BEYOND_BYTES, MAX_LOG_MARKS},
 };
 use meridian_store::{LogPosition, StoreError};
@@ -131,10 +131,12 @@ impl Shipper {
         durable: LogPosition,
         read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let understands = self.spoken.get(&peer).is_some_and(|newest| *newest >= BUNDLE_SINCE);
+        let spoken = self.spoken.get(&peer).copied().unwrap_or(PROTOCOL_OLDEST);
         match self.senders.get_mut(&peer) {
             Some((_, sender)) => {
-                sender.compact_beyond(understands.then_some(self.compact_beyond));
+                let bundles = spoken >= BUNDLE_SINCE;
+                sender.compact_beyond(bundles.then_some(self.compact_beyond));
+                sender.pack(spoken >= PACKED_SINCE);
                 sender.next(durable, read)
             }
             None => Ok(Vec::new()),

@@ -12,6 +12,7 @@ mod hold;
 mod inbox;
 pub mod limits;
 mod message;
+mod pack;
 mod relay;
 pub mod repair;
 mod router;
@@ -29,5 +30,6 @@ pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
 pub use version::{
-    BUNDLE_SINCE, CLOCK_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE, Versions,
+    BUNDLE_SINCE, CLOCK_SINCE, PACKED_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE,
+    Versions,
 };

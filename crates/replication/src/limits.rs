@@ -5,6 +5,9 @@ use meridian_store::MAX_FRAME_BYTES;
 /// What one batch of frames aims at, in bytes. A larger frame travels alone.
 pub const BATCH_TARGET_BYTES: usize = 256 << 10;
 
+/// A batch of fewer bytes is not packed.
+pub const PACK_MIN_BYTES: usize = 128;
+
 /// The largest batch that is accepted.
 pub const MAX_BATCH_BYTES: usize = MAX_FRAME_BYTES + (1 << 10);
 

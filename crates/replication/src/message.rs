@@ -1,10 +1,12 @@
 //! What peers say to each other, apart from the frames themselves.
 
+use std::borrow::Cow;
+
 use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader, put_bytes, put_varint};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::MAX_BATCH_BYTES;
+use crate::{limits::MAX_BATCH_BYTES, pack};
 
 /// One vector a partition, as it travels: ordinals and times.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +100,8 @@ pub struct Watermark {
     pub physical_ms: u64,
 }
 
-/// Frames in log order, as one message of the live lane: `number | (length | frame)*`.
+/// Frames in log order, as one message of the live lane: `number | (length | frame)*`, or the same
+/// packed, which [`Batch::plain`] undoes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch<'a> {
     /// The subscription that they answer.
@@ -121,7 +124,24 @@ impl<'a> Batch<'a> {
         put_bytes(out, frame);
     }
 
-    /// Reads a batch.
+    /// All of these frames, packed: for peers that speak [`crate::PACKED_SINCE`].
+    #[must_use]
+    pub fn packed(number: u64, frames: &[&[u8]]) -> Vec<u8> {
+        pack::pack(number, frames)
+    }
+
+    /// The plain form of a batch, which [`Batch::decode`] reads.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is packed and cannot be read, or would become too large.
+    pub fn plain(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+        if pack::is_packed(bytes) {
+            return pack::unpack(bytes).map(Cow::Owned);
+        }
+        Ok(Cow::Borrowed(bytes))
+    }
+
+    /// Reads a plain batch.
     ///
     /// # Errors
     /// [`Malformed`] when it is none or too large.

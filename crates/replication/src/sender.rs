@@ -8,7 +8,7 @@ use meridian_store::{Entries, Frame, LogPosition, RepairPart, StoreError};
 
 use crate::{
     compact::compact,
-    limits::{BATCH_TARGET_BYTES, COMPACT_WINDOW_BYTES, READ_BYTES},
+    limits::{BATCH_TARGET_BYTES, COMPACT_WINDOW_BYTES, PACK_MIN_BYTES, READ_BYTES},
     message::{Batch, Subscribe},
 };
 
@@ -33,6 +33,8 @@ pub struct Sender {
     subscribed: bool,
     /// Bundles are sent when more log than this is lacking.
     compact_beyond: Option<u64>,
+    /// The peer understands packed batches.
+    packs: bool,
     /// Partitions in which the log does not lead on from what the peer has.
     broken: BTreeSet<u16>,
     /// Those of them that the peer has not been told of.
@@ -140,6 +142,11 @@ impl Sender {
         self.compact_beyond = beyond;
     }
 
+    /// Whether the peer understands packed batches.
+    pub fn pack(&mut self, packs: bool) {
+        self.packs = packs;
+    }
+
     /// The next batches, none if there is nothing to send. Nothing beyond `durable` is looked at
     /// (rule R6).
     ///
@@ -150,16 +157,14 @@ impl Sender {
         durable: LogPosition,
         mut read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut batches = Vec::new();
         if !self.has_work(durable) {
-            return Ok(batches);
+            return Ok(Vec::new());
         }
         if self.compact_beyond.is_some_and(|beyond| durable.0 - self.cursor.0 > beyond) {
             return self.next_compacted(durable, read);
         }
         let bytes = read(self.cursor, READ_BYTES)?;
-        let mut batch = Batch::begin(self.number);
-        let empty = batch.len();
+        let mut frames = Vec::new();
         for entry in Entries::new(&bytes, self.cursor) {
             if entry.end > durable {
                 break;
@@ -168,22 +173,38 @@ impl Sender {
             for frame in entry.frames() {
                 if RepairPart::is_one(frame) {
                     self.pass(frame)?;
-                    continue;
+                } else if self.wants(frame)? {
+                    frames.push(frame);
                 }
-                if !self.wants(frame)? {
-                    continue;
-                }
-                if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
-                    batches.push(std::mem::replace(&mut batch, Batch::begin(self.number)));
-                }
-                Batch::push(&mut batch, frame);
             }
         }
-        if batch.len() > empty {
-            batches.push(batch);
-        }
         self.compare();
-        Ok(batches)
+        Ok(self.batches(&frames))
+    }
+
+    /// Frames as batches of the size that is aimed at.
+    fn batches(&self, frames: &[&[u8]]) -> Vec<Vec<u8>> {
+        let (mut batches, mut rest) = (Vec::new(), frames);
+        while let Some(first) = rest.first() {
+            let mut bytes = first.len();
+            let fits = |frame: &&&[u8]| {
+                bytes += frame.len();
+                bytes <= BATCH_TARGET_BYTES
+            };
+            let count = 1 + rest[1..].iter().take_while(fits).count();
+            let (some, others) = rest.split_at(count);
+            let bytes: usize = some.iter().map(|frame| frame.len()).sum();
+            // In little there is nothing to gain, and what is large is one large command.
+            if self.packs && (PACK_MIN_BYTES..=BATCH_TARGET_BYTES).contains(&bytes) {
+                batches.push(Batch::packed(self.number, some));
+            } else {
+                let mut batch = Batch::begin(self.number);
+                some.iter().for_each(|frame| Batch::push(&mut batch, frame));
+                batches.push(batch);
+            }
+            rest = others;
+        }
+        batches
     }
 
     /// The same for a peer that is far behind: a window of the log, compacted by key.
@@ -218,19 +239,8 @@ impl Sender {
         let has = |number: u16| had.get(usize::from(number)).cloned().unwrap_or_default();
         let frames = compact(frames.iter().map(Vec::as_slice), has, Default::default());
         let frames = frames.map_err(|reason| self.corrupt(&reason))?;
-        let mut batches = Vec::new();
-        let mut batch = Batch::begin(self.number);
-        let empty = batch.len();
-        for frame in &frames {
-            if batch.len() > empty && batch.len() + frame.len() > BATCH_TARGET_BYTES {
-                batches.push(std::mem::replace(&mut batch, Batch::begin(self.number)));
-            }
-            Batch::push(&mut batch, frame);
-        }
-        if batch.len() > empty {
-            batches.push(batch);
-        }
-        Ok(batches)
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        Ok(self.batches(&frames))
     }
 
     /// Whether the peer asked for the frame and has not been sent it; notes it as sent.

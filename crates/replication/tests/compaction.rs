@@ -2,105 +2,25 @@
 //! a bundle must hold what it would hold had it got the frames. And the rules that keep it so,
 //! switched off, must be noticed.
 
-use std::collections::BTreeMap;
+#[path = "common/region.rs"]
+mod region;
 
 use meridian_clock::{Origin, VersionVector};
-use meridian_keyspace::{Ablations, Durability, Engine, EngineConfig, SLOTS, Stage, StageConfig};
 use meridian_replication::{
     Batch, CompactionAblations, Inbox, InboxEvent, Lenience, LogMark, Sender, Subscribe, Vectors,
     compact,
 };
 use meridian_store::{Entries, Frame, LogPosition};
+use region::{Dice, Region, command, digest};
 
 const REGIONS: usize = 3;
 const STEPS: usize = 220;
 const SEEDS: u64 = 60;
-const START_US: u64 = 1_700_000_000_000_000;
-const CLIENT: u64 = 1;
 
-/// Marsaglia's xorshift64*.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) % sides as u64) as usize
-    }
-}
-
-struct Region {
-    engine: Engine,
-    log: Vec<u8>,
-}
-
-impl Region {
-    fn new(ordinal: usize) -> Region {
-        let me = Origin(ordinal as u16);
-        let stage = StageConfig { me, partitions: 1, seed: 3, ablations: Ablations::default() };
-        let config = EngineConfig {
-            stage: stage.clone(),
-            durability: Durability::Everysec,
-            password: None,
-            cluster: "test".into(),
-            region: ordinal.to_string(),
-            regions: BTreeMap::new(),
-        };
-        let mut engine = Engine::new(config, Stage::new(stage), LogPosition(0));
-        engine.set_physical_us(START_US);
-        engine.connect(CLIENT, "client".into());
-        Region { engine, log: Vec::new() }
-    }
-
-    fn vector(&self) -> VersionVector {
-        self.engine.stage().partition(0).vector.clone()
-    }
-
-    fn run(&mut self, line: &str) -> Vec<Vec<u8>> {
-        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-        self.engine.execute(CLIENT, &args);
-        self.commit()
-    }
-
-    fn commit(&mut self) -> Vec<Vec<u8>> {
-        let commit = self.engine.commit();
-        let entry = commit.entry.clone().unwrap_or_default();
-        self.log.extend_from_slice(&entry);
-        let end = LogPosition(self.log.len() as u64);
-        self.engine.appended(commit, end);
-        self.engine.synced(end);
-        let entries = Entries::new(&entry, LogPosition(0));
-        entries.flat_map(|e| e.frames().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect()
-    }
-}
-
-fn digest(stage: &mut Stage) -> u64 {
-    (0..SLOTS).fold(0, |sum, slot| sum.rotate_left(1) ^ stage.slot_digest(slot))
-}
-
-fn command(dice: &mut Dice) -> String {
-    let key = ["a", "b"][dice.roll(2)];
-    let name = ["x", "y"][dice.roll(2)];
-    let number = dice.roll(9);
-    match dice.roll(15) {
-        0 | 1 => format!("SET {key} {number}"),
-        2 => format!("SET {key} {number} EX {}", 100 + number),
-        3 | 4 => format!("INCRBY {key} {}", number + 1),
-        5 => format!("DEL {key}"),
-        6 => format!("HSET h{key} {name} {number}"),
-        7 | 8 => format!("HINCRBY h{key} {name} {}", number + 1),
-        9 => format!("HDEL h{key} {name}"),
-        10 => format!("SADD s{key} {name}"),
-        11 => format!("SREM s{key} {name}"),
-        12 => format!("EXPIRE {key} {}", 50 + number),
-        13 => format!("DEL h{key}"),
-        _ => format!("PERSIST {key}"),
-    }
+/// Runs a command; the frames that it becomes.
+fn run(region: &mut Region, line: &str) -> Vec<Vec<u8>> {
+    region.execute(line);
+    region.commit()
 }
 
 /// What became of a history.
@@ -125,7 +45,7 @@ fn history(seed: u64, rules: CompactionAblations) -> Outcome {
         let to = dice.roll(REGIONS);
         if step < STEPS && dice.roll(3) > 0 {
             let line = command(&mut dice);
-            let frames = regions[to].run(&line);
+            let frames = run(&mut regions[to], &line);
             written[to].extend(frames);
             continue;
         }
@@ -259,8 +179,8 @@ fn a_peer_that_is_far_behind_is_sent_what_changed() {
     for step in 0..20_000 {
         // Zipf with exponent one, by inversion: key k about 1/k as often as the first.
         let key = (10_000f64).powf(dice.roll(1 << 20) as f64 / f64::from(1 << 20)) as u32;
-        writer.run(&format!("SET key:{key} value:{step:032}"));
-        writer.run(&format!("INCR count:{key}"));
+        run(&mut writer, &format!("SET key:{key} value:{step:032}"));
+        run(&mut writer, &format!("INCR count:{key}"));
     }
     let (plain, plain_bytes) = sent(&writer.log, None);
     let (bundles, bundle_bytes) = sent(&writer.log, Some(1));
@@ -283,7 +203,8 @@ fn a_peer_that_is_far_behind_is_sent_what_changed() {
 #[test]
 fn a_peer_that_stands_inside_a_bundle_is_not_served_from_it() {
     let mut writer = Region::new(0);
-    let frames: Vec<Vec<u8>> = (0..9).flat_map(|n| writer.run(&format!("SET k {n}"))).collect();
+    let frames: Vec<Vec<u8>> =
+        (0..9).flat_map(|n| run(&mut writer, &format!("SET k {n}"))).collect();
     let (bundles, _) = sent(&writer.log, Some(1));
     assert_eq!(bundles.len(), 1);
     let mut relay = Region::new(1);
@@ -307,7 +228,8 @@ fn a_peer_that_stands_inside_a_bundle_is_not_served_from_it() {
 #[test]
 fn a_bundle_that_overlaps_is_no_fork() {
     let mut writer = Region::new(0);
-    let frames: Vec<Vec<u8>> = (0..9).flat_map(|n| writer.run(&format!("SET k {n}"))).collect();
+    let frames: Vec<Vec<u8>> =
+        (0..9).flat_map(|n| run(&mut writer, &format!("SET k {n}"))).collect();
     let (bundles, _) = sent(&writer.log, Some(1));
     let mut vector = VersionVector::new();
     vector.set(Origin(0), Frame::decode(&frames[3]).unwrap().header.last);

@@ -16,7 +16,8 @@ impl DataNode {
         };
         peer.heard_ms = self.listened_ms;
         let number = peer.number;
-        let result = Batch::decode(bytes).and_then(|batch| {
+        let result = Batch::plain(bytes).and_then(|plain| {
+            let batch = Batch::decode(&plain)?;
             if batch.number == number {
                 if let Some(peer) = self.peers.get_mut(&from) {
                     peer.batches += 1;
