@@ -52,6 +52,18 @@ impl Cell {
         join_rows(&mut rows, theirs.rows(), join);
         *self = Cell::from_parts(regs, rows);
     }
+
+    /// The cell without the values of writes that `seen` covers. For a join with the state of
+    /// whoever has seen that it is the same as the whole cell: they hold those values, or have
+    /// removed them.
+    #[must_use]
+    pub fn without_values(self, seen: &VersionVector) -> Cell {
+        let Parts { mut regs, rows } = self.into_parts();
+        for reg in regs.iter_mut().filter(|reg| seen.covers(reg.dot)) {
+            reg.value = Box::default();
+        }
+        Cell::from_parts(regs, rows)
+    }
 }
 
 fn join_regs(regs: &mut Vec<Reg>, theirs: &Cell, join: &Join<'_>) {
@@ -177,6 +189,19 @@ mod tests {
         let cell = joined(mine, &[(0, 6), (1, 5), (3, 3)], &other, &[(1, 5), (2, 7), (3, 3)]);
         let dots: Vec<u64> = cell.regs().map(|r| r.dot.time.0).collect();
         assert_eq!(dots, [6, 7], "5 was removed there, 3 was removed here");
+    }
+
+    #[test]
+    fn values_that_have_been_seen_need_not_come() {
+        let ours = [(0, 6), (1, 5), (3, 3)];
+        let mine = Cell::from_parts(vec![reg(5, 1), reg(6, 0)], vec![]);
+        let other = Cell::from_parts(vec![reg(5, 1), reg(7, 2), reg(3, 3)], vec![row(1, 2, 5, 1)]);
+        let theirs = [(1, 5), (2, 7), (3, 3)];
+        let short = other.clone().without_values(&vector(&ours));
+        let bytes = |cell: &Cell| cell.regs().map(|reg| reg.value.len()).sum::<usize>();
+        assert_eq!((bytes(&other), bytes(&short)), (3, 1), "only what is news");
+        let whole = joined(mine.clone(), &ours, &other, &theirs);
+        assert_eq!(joined(mine, &ours, &short, &theirs), whole);
     }
 
     #[test]

@@ -58,8 +58,8 @@ pub const LEARNER_RETRY_MS: u64 = 500;
 /// The most partitions that are repaired at a time.
 pub const MAX_RECEIVING: usize = 4;
 
-/// The most partitions that are given to others at a time.
-pub const MAX_DONATIONS: usize = 4;
+/// The most partitions that are given to others at a time: to two that repair as many as they may.
+pub const MAX_DONATIONS: usize = 2 * MAX_RECEIVING;
 
 /// A repair whose other side says nothing for so long is given up, in milliseconds.
 pub const REPAIR_PATIENCE_MS: u64 = 15_000;

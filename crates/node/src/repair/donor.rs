@@ -13,7 +13,7 @@ use meridian_replication::{
 };
 use meridian_store::RepairElement;
 
-use super::{is_news, lasting_form, slots_in, slots_of};
+use super::{is_news, lasting_form, slots_in, slots_of, without_values};
 use crate::limits::{REPAIR_SAMPLE, REPAIR_WHOLE_SHARE};
 
 /// One element that the frozen partition holds.
@@ -281,6 +281,10 @@ impl Donation {
         let Some(mut value) = stage.stored(&held.key, &held.place) else { return };
         if stage.ablations().repair_without_residue {
             value = lasting_form(&held.key, &held.place, &value).unwrap_or_default();
+        }
+        // A scrub compares what both have seen: there every value counts.
+        if !self.lasting {
+            value = without_values(&held.place, value, &self.theirs);
         }
         let mut element = Vec::new();
         held.place.encode(&mut element);

@@ -412,6 +412,17 @@ fn is_news(place: &ElementKey, value: &[u8], seen: &VersionVector) -> bool {
     }
 }
 
+/// An element without the values that whoever has seen so much has, or has removed.
+fn without_values(place: &ElementKey, value: Vec<u8>, seen: &VersionVector) -> Vec<u8> {
+    let Ok(Stored::Cell(cell)) = decode_stored(place, &value) else { return value };
+    if !cell.regs().any(|reg| !reg.value.is_empty() && seen.covers(reg.dot)) {
+        return value;
+    }
+    let mut out = Vec::new();
+    encode_cell(&mut out, &cell.without_values(seen), true);
+    out
+}
+
 /// What lasts of an element: without empty counter rows, which regions drop at different times.
 /// None for what has nothing else, and for the keys of the end-to-end checks.
 fn lasting_form(key: &[u8], place: &ElementKey, value: &[u8]) -> Option<Vec<u8>> {

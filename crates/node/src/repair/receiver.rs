@@ -90,6 +90,8 @@ pub struct Receipt {
     only_there: Vec<u64>,
     /// What had been seen here before and after the own elements were looked at.
     looked: [VersionVector; 2],
+    /// About how many symbols it will take.
+    guess: u64,
     expected: u64,
     /// The stream's bytes that are not yet a whole element.
     stream: Vec<u8>,
@@ -136,6 +138,7 @@ impl Receipt {
             only_here: BTreeMap::new(),
             only_there: Vec::new(),
             looked: Default::default(),
+            guess: 0,
             expected: 0,
             stream: Vec::new(),
             bodies: vec![Vec::new()],
@@ -391,17 +394,17 @@ impl Receipt {
             self.phase = if self.scrub { Phase::Compared } else { Phase::Complete };
             return;
         }
+        // What one side has not seen mostly stands against an older state of it on the other.
+        let own_news = self.own.len() as u64 * self.sampled.1 / self.sampled.0.max(1);
+        self.guess = 3 * (offer.news + own_news) + 32;
         let early = std::mem::take(&mut self.early);
         if let Some((ALL_GROUPS, 0, symbols)) = early.into_iter().next() {
             self.phase = Phase::Comparing(Box::new(self.decoder(ALL_GROUPS)), ALL_GROUPS);
             self.compare(ALL_GROUPS, 0, &symbols);
             return;
         }
-        // What one side has not seen mostly stands against an older state of it on the other.
-        let own_news = self.own.len() as u64 * self.sampled.1 / self.sampled.0.max(1);
-        let guess = 3 * (offer.news + own_news) + 32;
         self.phase = Phase::Comparing(Box::new(self.decoder(groups)), groups);
-        let upto = guess.min(MAX_SYMBOLS);
+        let upto = self.guess.min(MAX_SYMBOLS);
         self.said.push(RepairMessage::More { number: self.number, groups, upto });
     }
 
@@ -424,7 +427,9 @@ impl Receipt {
                 self.failed = true;
                 return;
             }
-            let upto = received + (received / 2).clamp(32, MAX_SYMBOLS);
+            // The donor did not know what is news from here.
+            let upto = (received + (received / 2).max(32)).max(self.guess);
+            let upto = upto.min(received + MAX_SYMBOLS);
             self.said.push(RepairMessage::More { number: self.number, groups, upto });
             return;
         };
