@@ -10,7 +10,7 @@ use std::io;
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Operation, OutBuffer};
 
 use crate::framing::Framer;
-use crate::limits::{READ_BYTES, ZSTD_LEVEL, ZSTD_WINDOW_LOG};
+use crate::limits::{READ_BYTES, ZSTD_HASH_LOG, ZSTD_LEVEL, ZSTD_WINDOW_LOG};
 
 /// The sending side of a lane.
 pub(crate) enum LaneEncoder {
@@ -29,6 +29,7 @@ impl LaneEncoder {
         }
         let mut encoder = Encoder::new(ZSTD_LEVEL)?;
         encoder.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(ZSTD_HASH_LOG))?;
         Ok(LaneEncoder::Zstd { encoder: Box::new(encoder), is_open: false })
     }
 

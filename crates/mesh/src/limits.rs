@@ -38,6 +38,10 @@ pub const READ_BYTES: usize = 64 << 10;
 /// The logarithm of the compression window, on both sides: 256 KiB.
 pub const ZSTD_WINDOW_LOG: u32 = 18;
 
+/// The logarithm of the places in which the compressor remembers what it has seen: enough for the
+/// whole window, 256 KiB a lane. The level's own choice forgets most of a window of short records.
+pub const ZSTD_HASH_LOG: u32 = 16;
+
 /// Compression level: the cheapest of the regular ones.
 pub const ZSTD_LEVEL: i32 = 1;
 
