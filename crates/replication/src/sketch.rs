@@ -85,8 +85,11 @@ impl Mapping {
         // The paper's inverse of the distribution, with its generator.
         self.state = self.state.wrapping_mul(0xda94_2042_e4dd_58b5);
         let root = ((1u64 << 32) as f64) / (self.state as f64 + 1.0).sqrt();
-        let step = ((self.index as f64 + 1.5) * (root - 1.0)).ceil();
-        self.index = self.index.saturating_add(step as u64);
+        let step = (self.index as f64 + 1.5) * (root - 1.0);
+        // Rounded up; without `ceil`, which is a call where the processor's is not assumed.
+        let whole = step as u64;
+        let whole = whole.saturating_add(u64::from((whole as f64) < step));
+        self.index = self.index.saturating_add(whole);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES, REPAIR_SAMPLE};
 /// One element that is held here.
 #[derive(Debug)]
 struct Own {
+    item: u64,
     group: u8,
     key: Box<[u8]>,
     place: ElementKey,
@@ -80,7 +81,8 @@ pub struct Receipt {
     offer: Option<Offer>,
     /// Slots that are still to be looked at.
     slots: Range<u16>,
-    own: BTreeMap<u64, Own>,
+    /// By item, once all have been looked at.
+    own: Vec<Own>,
     sums: Vec<u64>,
     /// Symbols that came before they could be used.
     early: Vec<(u64, u64, Vec<Symbol>)>,
@@ -132,7 +134,7 @@ impl Receipt {
             phase: Phase::Asked,
             offer: None,
             slots: slots_of(stage, partition),
-            own: BTreeMap::new(),
+            own: Vec::new(),
             sums: vec![0; GROUPS as usize],
             early: Vec::new(),
             only_here: BTreeMap::new(),
@@ -376,7 +378,7 @@ impl Receipt {
                 }
                 let sum = &mut self.sums[usize::from(group)];
                 *sum = sum.wrapping_add(item);
-                self.own.insert(item, Own { group, key: key.into(), place });
+                self.own.push(Own { item, group, key: key.into(), place });
             };
             object.each(|element, _| note(ElementKey::of(element)));
             if !object.deadlines().is_empty() {
@@ -387,6 +389,7 @@ impl Receipt {
 
     /// All own elements have been looked at: which groups differ, and by how much?
     fn looked(&mut self) {
+        self.own.sort_unstable_by_key(|own| own.item);
         let Some(offer) = &self.offer else { return };
         let differ = (0..GROUPS as usize).filter(|g| offer.sums[*g] != self.sums[*g]);
         let groups = differ.fold(0u64, |groups, g| groups | 1 << g);
@@ -409,8 +412,8 @@ impl Receipt {
     }
 
     fn decoder(&self, groups: u64) -> Decoder {
-        let of = self.own.iter().filter(|(_, own)| groups >> own.group & 1 == 1);
-        Decoder::new(of.map(|(item, _)| *item))
+        let of = self.own.iter().filter(|own| groups >> own.group & 1 == 1);
+        Decoder::new(of.map(|own| own.item))
     }
 
     fn compare(&mut self, groups: u64, from: u64, symbols: &[Symbol]) {
@@ -434,11 +437,12 @@ impl Receipt {
             return;
         };
         for item in &difference.ours {
-            if let Some(own) = self.own.get(item) {
+            if let Ok(at) = self.own.binary_search_by_key(item, |own| own.item) {
+                let own = &self.own[at];
                 self.only_here.insert((own.key.clone(), own.place.clone()), *item);
             }
         }
-        self.own.clear();
+        self.own = Vec::new();
         self.only_there = difference.theirs;
         self.phase = Phase::Compared;
         if !self.scrub {
