@@ -32,6 +32,9 @@ pub enum Alarm {
     },
     /// It is not held any more.
     Released(Origin),
+    /// So many peers have writes of this region that it does not have that it must have lost them:
+    /// it does not write in this life any more.
+    Outlived,
     /// A peer claims to have what cannot exist; its watermarks are not believed.
     Doubtful {
         /// Which peer.
@@ -61,6 +64,9 @@ pub struct Clocks {
     steady_us: Option<u64>,
     fence: Option<Fence>,
     doubtful: BTreeSet<Origin>,
+    /// Peers that had, at any time in this life, writes of this region that it never made.
+    claimants: BTreeSet<Origin>,
+    outlived: bool,
     note_due_ms: BTreeMap<Origin, u64>,
     alarms: Vec<Alarm>,
     /// Watermarks that claimed what cannot be.
@@ -175,12 +181,47 @@ impl Clocks {
             }
             Some(claim) => {
                 self.watermarks_refused += 1;
+                if claim == Claim::NeverWritten {
+                    self.claimants.insert(peer);
+                }
                 if self.doubtful.insert(peer) {
                     self.alarm(Alarm::Doubtful { peer, claim });
                 }
             }
         }
         claim.is_none()
+    }
+
+    /// Weighs who has writes of this region that it does not have, against the peers of `others`
+    /// that do not say so. If they are not fewer, this region goes on from an old copy of its
+    /// directory, or its disk has lost what it had called durable. What it wrote now would follow
+    /// on another history than the one that the others have, and be refused by them: so it writes
+    /// nothing more in this life, even if the claims end because its stamps have overtaken what is
+    /// lost.
+    pub(crate) fn weigh_claims<'a>(
+        &mut self,
+        engine: &mut Engine,
+        others: impl Iterator<Item = &'a Origin>,
+    ) {
+        let honest = others.filter(|peer| !self.claimants.contains(peer)).count();
+        if !self.outlived && !self.claimants.is_empty() && self.claimants.len() >= honest {
+            self.outlived = true;
+            engine.environment_mut().refuse_writes = Some(OUTLIVED.to_owned());
+            self.alarm(Alarm::Outlived);
+        }
+    }
+
+    /// Whether this region has lost writes that others have: see [`Alarm::Outlived`].
+    #[must_use]
+    pub fn is_outlived(&self) -> bool {
+        self.outlived
+    }
+
+    /// Whether this region writes nothing at present: its clock is off, or it is outlived by its
+    /// own writes.
+    #[must_use]
+    pub fn refuses_writes(&self) -> bool {
+        self.outlived || self.watch.fence().is_some()
     }
 
     /// Whether the peer's last watermark could not be true.
@@ -218,7 +259,9 @@ impl Clocks {
         let is_same = fence.is_some() == self.fence.is_some();
         self.fence = fence;
         let limit_ms = self.watch.limit_us() / 1_000;
-        engine.environment_mut().refuse_writes = fence.map(|fence| error(fence, limit_ms));
+        if !self.outlived {
+            engine.environment_mut().refuse_writes = fence.map(|fence| error(fence, limit_ms));
+        }
         if !is_same {
             self.alarm(fence.map_or(Alarm::Unfenced, Alarm::Fenced));
         }
@@ -251,6 +294,11 @@ fn impossible(engine: &Engine, vectors: &[VersionVector]) -> Option<Claim> {
     }
     None
 }
+
+/// What a writing client is told by a region that has lost writes of its own.
+const OUTLIVED: &str = "READONLY this region has lost writes that other regions have of it: its \
+                        directory is an old copy, or its disk has lied. It must go on under a new \
+                        ordinal (meridian disk renew)";
 
 /// What a writing client is told.
 fn error(fence: Fence, limit_ms: u64) -> String {

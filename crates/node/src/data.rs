@@ -386,7 +386,7 @@ impl DataNode {
             self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }
         // A reclaim is a write too.
-        let writes = primary && self.clocks.watch.fence().is_none();
+        let writes = primary && !self.clocks.refuses_writes();
         if writes && now_ms >= self.sweep_due_ms {
             self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
             self.sweep();

@@ -279,7 +279,12 @@ fn a_watermark_that_claims_the_impossible_is_not_believed() {
         (vec![(ME, Time(mine.0 + 1))], Claim::NeverWritten),
     ] {
         region.mark(PEER, &has, Time::MAX, DAY_US / 1_000);
-        assert_eq!(region.node.take_alarms(), [Alarm::Doubtful { peer: PEER, claim }]);
+        let mut alarms = vec![Alarm::Doubtful { peer: PEER, claim }];
+        if claim == Claim::NeverWritten {
+            // As many say so as do not: what a region may have lost weighs more than its writes.
+            alarms.push(Alarm::Outlived);
+        }
+        assert_eq!(region.node.take_alarms(), alarms);
         assert!(region.node.acknowledged(PEER).is_none(), "{claim:?}");
         assert!(!region.promised(PEER, Time(1)), "{claim:?}");
         assert!(region.node.is_caught_up(), "a liar does not keep a region from catching up");
@@ -290,6 +295,35 @@ fn a_watermark_that_claims_the_impossible_is_not_believed() {
     assert_eq!(region.node.clocks().watermarks_refused, 6);
     region.mark(PEER, &[(ME, mine)], Time::ZERO, DAY_US / 1_000);
     assert_eq!(region.node.acknowledged(PEER).map(|v| v[0].get(ME)), Some(mine));
+}
+
+#[test]
+fn a_region_that_has_lost_writes_of_its_own_writes_nothing_more() {
+    let mut region = Region::new(ME);
+    region.run("SET k v");
+    let mine = region.node.engine().stage().partition(0).vector.get(ME);
+    let [third, fourth] = [Origin(7), Origin(8)];
+    for peer in [OTHER, PEER, third, fourth] {
+        region.greet(peer);
+    }
+    // One of three is not enough: it may lie.
+    for honest in [OTHER, third] {
+        region.mark(honest, &[(ME, mine)], Time::ZERO, DAY_US / 1_000);
+    }
+    let lost = Time(mine.0 + 1_000);
+    region.mark(PEER, &[(ME, lost)], Time::ZERO, DAY_US / 1_000);
+    assert!(!region.node.clocks().is_outlived());
+    assert!(region.run("SET k w").0.starts_with("+OK"));
+    // The write has overtaken what is lost; one more that has more is enough all the same.
+    let now = region.node.engine().stage().partition(0).vector.get(ME);
+    region.mark(fourth, &[(ME, Time(now.0 + 1))], Time::ZERO, DAY_US / 1_000);
+    assert!(region.node.clocks().is_outlived());
+    assert!(region.run("SET k x").0.starts_with("-READONLY this region has lost writes"));
+    assert!(region.run("GET k").0.starts_with("$1\r\nw"), "it still answers");
+    for peer in [PEER, fourth] {
+        region.mark(peer, &[(ME, mine)], Time::ZERO, DAY_US / 1_000);
+    }
+    assert!(region.run("SET k x").0.starts_with("-READONLY"), "for as long as it runs");
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub fn tell(alarm: &Alarm) {
         Alarm::Released(origin) => {
             tracing::warn!(%origin, "the origin's writes are not held any more");
         }
+        Alarm::Outlived => tracing::error!(
+            "other regions have writes of this one that it does not have: its directory is an old \
+             copy, or its disk has lied. It writes nothing more; renew it: meridian disk renew"
+        ),
         Alarm::Doubtful { peer, claim: Claim::Future } => tracing::error!(
             %peer,
             "the peer claims to have writes from the future: what it acknowledges is not believed"
@@ -31,7 +35,7 @@ pub fn tell(alarm: &Alarm) {
         Alarm::Doubtful { peer, claim: Claim::NeverWritten } => tracing::error!(
             %peer,
             "the peer has writes of this region that this region never wrote: it lies, or this \
-             region was restored from an old copy under its old ordinal; then stop it now"
+             region goes on from an old copy under its old ordinal"
         ),
     }
 }

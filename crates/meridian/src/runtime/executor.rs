@@ -280,7 +280,7 @@ impl Executor {
                 let fine = StepOutcome::Ok { took_ms: 0 };
                 let _ = reply.send(CheckReport { write: fine, fsync: fine, read: fine });
             }
-            ToExecutor::Check(reply) if self.node.clocks().watch().fence().is_some() => {
+            ToExecutor::Check(reply) if self.node.clocks().refuses_writes() => {
                 // A region that refuses its clients' writes is not well, whatever its disk does.
                 let fine = StepOutcome::Ok { took_ms: 0 };
                 let write = StepOutcome::Failed;

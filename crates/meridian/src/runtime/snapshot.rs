@@ -88,7 +88,7 @@ pub struct Snapshot {
 /// Clocks of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct ClockFacts {
-    /// The error that writes get because of this node's clock.
+    /// The error that writes get because of this node's clock, or because it has lost writes.
     pub fence: Option<String>,
     /// By peer: what its clock is ahead of this one, and what that may be wrong by, in
     /// microseconds.
@@ -111,7 +111,7 @@ impl ClockFacts {
     fn take(node: &DataNode) -> ClockFacts {
         let (clocks, clock) = (node.clocks(), node.engine().stage().clock());
         let (watch, physical_ms) = (clocks.watch(), clock.physical().as_ms());
-        let is_fenced = watch.fence().is_some();
+        let is_fenced = clocks.refuses_writes();
         let held = clocks.holds().iter();
         ClockFacts {
             fence: node.engine().environment().refuse_writes.clone().filter(|_| is_fenced),

@@ -41,6 +41,8 @@ impl DataNode {
         let partitions = self.engine.stage().partitions();
         let vectors = mark.vectors.unpack(partitions)?;
         if !self.clocks.believes(&self.engine, from, &vectors) {
+            let heard = self.acknowledged.keys();
+            self.clocks.weigh_claims(&mut self.engine, heard);
             return Ok(());
         }
         let now = clocks::promise(&self.engine, mark);
