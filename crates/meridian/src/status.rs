@@ -96,7 +96,8 @@ fn as_json(told: &Told) -> (String, Value) {
     (told.name.clone(), value)
 }
 
-/// A row for each region, for each pair and for each member, then what is not well.
+/// A row for each region, for each pair, for each repair that is under way and for each member,
+/// then what is not well.
 fn table(told: &[Told]) -> String {
     let mut regions = vec![
         ["region", "health", "state", "primary", "epoch", "keys", "cdc", "version"]
@@ -105,12 +106,15 @@ fn table(told: &[Told]) -> String {
     ];
     let mut pairs =
         vec![["from", "to", "connected", "rtt", "lag", "behind"].map(str::to_owned).to_vec()];
+    let heading = ["repairs", "from", "partition", "phase", "elements", "of", "bytes", "left"];
+    let mut repairs = vec![heading.map(str::to_owned).to_vec()];
     let mut complaints = Vec::new();
     for Told { name, status } in told {
         match status {
             Ok(status) => {
                 regions.push(region_row(name, status));
                 pairs.extend(pair_rows(name, status));
+                repairs.extend(repair_rows(name, status));
                 let reasons = status["health"]["reasons"].as_array().into_iter().flatten();
                 complaints
                     .extend(reasons.filter_map(Value::as_str).map(|r| format!("{name}: {r}")));
@@ -127,6 +131,10 @@ fn table(told: &[Told]) -> String {
     if pairs.len() > 1 {
         text.push('\n');
         text.push_str(&columns(&pairs));
+    }
+    if repairs.len() > 1 {
+        text.push('\n');
+        text.push_str(&columns(&repairs));
     }
     if let Some(members) = members(told) {
         let heading = ["member", "ordinal", "status", "votes", "redis", "mesh"];
@@ -175,6 +183,31 @@ fn pair_rows(name: &str, status: &Value) -> Vec<Vec<String>> {
     peers.map(row).collect()
 }
 
+/// State repairs under way in a region, then how many partitions wait for theirs.
+fn repair_rows(name: &str, status: &Value) -> Vec<Vec<String>> {
+    let under_way = status["repairs"]["under_way"].as_array().into_iter().flatten();
+    let row = |repair: &Value| {
+        let left = repair["left_ms"].as_u64().map(|ms| json!(ms as f64 / 1_000.0));
+        vec![
+            name.to_owned(),
+            word(&repair["from"]),
+            word(&repair["partition"]),
+            word(&repair["phase"]),
+            word(&repair["elements"]),
+            word(&repair["elements_expected"]),
+            word(&repair["bytes"]),
+            figure(&left.unwrap_or_default(), "s"),
+        ]
+    };
+    let mut rows: Vec<Vec<String>> = under_way.map(row).collect();
+    let outstanding = status["repairs"]["outstanding"].as_u64().unwrap_or(0);
+    let waiting = outstanding.saturating_sub(rows.len() as u64);
+    if waiting > 0 {
+        rows.push(vec![name.to_owned(), "-".to_owned(), format!("{waiting} more")]);
+    }
+    rows
+}
+
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -219,6 +252,10 @@ mod tests {
             "health": {"level": "degraded", "reasons": ["fsync is slow"]},
             "peers": {"eu": {"connected": true, "rtt_ms": 80.25, "lag_ms": 3, "backlog_bytes": 0}},
             "cdc": {"state": "streaming", "lsn": "0/16"},
+            "repairs": {"outstanding": 8, "under_way": [
+                {"partition": 3, "from": "eu", "phase": "fetching", "elements": 120,
+                 "elements_expected": 480, "bytes": 9600, "for_ms": 500, "left_ms": 1500}
+            ]},
             "members": [
                 {"name": "us", "origin": 0, "status": "active", "votes": true,
                  "redis": "10.0.0.1:7379", "mesh": "us:7400", "admin": "10.0.0.1:7500"},
@@ -241,6 +278,10 @@ mod tests {
              \n\
              from  to  connected  rtt      lag   behind\n\
              us    eu  yes        80.2 ms  3 ms  0 B\n\
+             \n\
+             repairs  from  partition  phase     elements  of   bytes  left\n\
+             us       eu    3          fetching  120       480  9600   1.5 s\n\
+             us       -     7 more\n\
              \n\
              member  ordinal  status   votes  redis          mesh\n\
              us      0        active   yes    10.0.0.1:7379  us:7400\n\

@@ -49,7 +49,10 @@ async fn show(name: &str, admin: SocketAddr) -> Result<()> {
                 began.elapsed().as_secs_f64()
             ),
             Phase::Admission => format!("{name} has the data ({keys} keys); it is being admitted"),
-            Phase::Data => format!("{name} {}, {keys} keys", course.text()),
+            Phase::Data => match repair(&own) {
+                Some(text) => format!("{name} {text}, {keys} keys"),
+                None => format!("{name} {}, {keys} keys", course.text()),
+            },
         };
         let mut out = std::io::stderr();
         if is_terminal {
@@ -87,6 +90,23 @@ fn phase(own: &Value, name: &str) -> Phase {
         _ if own["caught_up"] == true => Phase::Admission,
         _ => Phase::Data,
     }
+}
+
+/// How the state repairs go by which it takes over what no log holds any more, if there are any.
+fn repair(own: &Value) -> Option<String> {
+    let repairs = &own["repairs"];
+    let outstanding = repairs["outstanding"].as_u64().filter(|left| *left > 0)?;
+    let under_way = repairs["under_way"].as_array().map_or(&[][..], Vec::as_slice);
+    let sum = |field: &str| under_way.iter().filter_map(|r| r[field].as_u64()).sum::<u64>();
+    let from = under_way.iter().find_map(|r| r["from"].as_str()).unwrap_or("the others");
+    let received = repairs["received_bytes"].as_u64().unwrap_or(0);
+    Some(format!(
+        "takes over the state of {from}: {outstanding} partitions left, {} of {} elements of those \
+         under way, {} MiB so far",
+        sum("elements"),
+        sum("elements_expected"),
+        mebibytes(received as f64)
+    ))
 }
 
 /// What the other regions have not sent it yet, in bytes of their logs, as far as they tell.
@@ -171,6 +191,22 @@ mod tests {
         assert!(course.text().contains("  0 %, 0.0 of 120.0 MiB"), "{}", course.text());
         course.observe(Duration::from_secs(9), 0);
         assert!(course.text().starts_with("[########################] 100 %"));
+    }
+
+    #[test]
+    fn a_repair_shows_its_own_progress() {
+        assert_eq!(repair(&json!({"repairs": {"outstanding": 0, "under_way": []}})), None);
+        let own = json!({"repairs": {"outstanding": 7, "received_bytes": 3 << 20, "under_way": [
+            {"from": "eu", "elements": 10, "elements_expected": 40},
+            {"from": "eu", "elements": 5, "elements_expected": 20},
+        ]}});
+        assert_eq!(
+            repair(&own).as_deref(),
+            Some(
+                "takes over the state of eu: 7 partitions left, 15 of 60 elements of those under \
+                 way, 3.0 MiB so far"
+            )
+        );
     }
 
     #[test]

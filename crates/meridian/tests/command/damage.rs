@@ -152,3 +152,50 @@ fn what_cannot_be_salvaged_is_said() {
     fails(2, &["disk", "renew", place]);
     fails(2, &["disk", "read", place, "--since", "yesterday"]);
 }
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_region_that_goes_on_from_an_old_copy_stops_writing_when_it_hears_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let topology = topology(directory.path());
+    let _up = Up::start(directory.path(), &topology);
+    let [one, two, three] = topology.redis;
+    let (file, data) = (topology.file.display().to_string(), directory.path().join("data"));
+    let region = |verb: &str| {
+        let place = data.display().to_string();
+        succeeds(&["region", verb, "one", "--config", &file, "--data-dir", &place]);
+    };
+    assert_eq!(redis(one, "SET first 1").as_deref(), Some("+OK"));
+    region("stop");
+    copy(&data.join("one/data"), &directory.path().join("old"));
+    region("start");
+    until("one again", || (redis(one, "SET second 2")? == "+OK").then_some(()));
+    for other in [two, three] {
+        until("the write elsewhere", || (redis(other, "GET second")? == "$1\r\n2").then_some(()));
+    }
+    region("kill");
+    fs::remove_dir_all(data.join("one/data")).unwrap();
+    copy(&directory.path().join("old"), &data.join("one/data"));
+    region("start");
+    let said = until("its refusal", || {
+        redis(one, "SET third 3").filter(|said| said.starts_with("-READONLY"))
+    });
+    assert!(said.contains("has lost writes that other regions have of it"), "{said}");
+    assert_eq!(redis(one, "GET first").as_deref(), Some("$1\r\n1"));
+    until("a bad health", || {
+        let health = ask(topology.admin[0], "/healthz")?.to_string();
+        health.contains("has lost writes").then_some(())
+    });
+}
