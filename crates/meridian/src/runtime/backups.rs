@@ -332,14 +332,10 @@ impl Backups {
         let (reply, answer) = sync_channel(1);
         self.executor.send_blocking(ToExecutor::Mark(reply)).map_err(|_| ended())?;
         let mark = answer.recv().map_err(|_| ended())?;
-        let asked = Instant::now();
-        while self.shared.durable() < mark.position {
-            if asked.elapsed() > MARK_PATIENCE {
-                return Err(StoreError::Refused("the log is not synced in time".to_owned()));
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        match self.shared.wait_until_durable(mark.position, MARK_PATIENCE) {
+            true => Ok(mark),
+            false => Err(StoreError::Refused("the log is not synced in time".to_owned())),
         }
-        Ok(mark)
     }
 
     fn verify(&self, directory: &Path) {

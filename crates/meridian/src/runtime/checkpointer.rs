@@ -146,9 +146,8 @@ impl Checkpointer {
 
     /// Nothing enters the checkpoint that the log could still lose.
     fn wait_until_durable(&self, end: LogPosition) {
-        while self.shared.durable() < end {
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        // A sync that fails ends the process.
+        while !self.shared.wait_until_durable(end, CHECKPOINT_LOOK) {}
     }
 
     fn complete(&mut self, meta: Meta) {

@@ -29,6 +29,9 @@ pub struct Shared {
     /// The sync thread sleeps on this.
     dirty: Mutex<bool>,
     written: Condvar,
+    /// Whoever needs the log on disk up to some place sleeps on this.
+    syncing: Mutex<()>,
+    more_synced: Condvar,
     /// Wakes the shipper when more of the log is durable.
     pub more_durable: Notify,
     /// Whether this region may act as the primary one.
@@ -104,8 +107,23 @@ impl Shared {
 
     /// More of the log is on disk.
     pub fn synced(&self, position: LogPosition) {
-        self.durable.store(position.0, Ordering::Release);
+        {
+            // Under the lock, so that nobody looks before and sleeps after.
+            let _guard = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.durable.store(position.0, Ordering::Release);
+        }
+        self.more_synced.notify_all();
         self.more_durable.notify_one();
+    }
+
+    /// Waits until the log is on disk up to `position`, at most for `patience`; whether it is.
+    #[must_use]
+    pub fn wait_until_durable(&self, position: LogPosition, patience: Duration) -> bool {
+        let guard = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_missing = |(): &mut ()| self.durable() < position;
+        let waited = self.more_synced.wait_timeout_while(guard, patience, is_missing);
+        let (_guard, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+        !outcome.timed_out()
     }
 }
 
@@ -138,5 +156,24 @@ impl Histogram {
         let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
         let counts = self.buckets.iter().map(|b| b.load(Ordering::Relaxed));
         (bounds.zip(counts).collect(), self.sum_us.load(Ordering::Relaxed) as f64 / 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_disk_is_woken_by_the_sync_that_covers_it() {
+        let shared = Shared::new(LogPosition(10), LogPosition(0));
+        assert!(shared.wait_until_durable(LogPosition(10), Duration::ZERO), "it is there");
+        assert!(!shared.wait_until_durable(LogPosition(11), Duration::ZERO));
+        let hang = Duration::from_secs(60);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| shared.wait_until_durable(LogPosition(30), hang));
+            shared.synced(LogPosition(20));
+            shared.synced(LogPosition(30));
+            assert!(waiting.join().unwrap());
+        });
     }
 }
