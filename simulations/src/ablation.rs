@@ -1,6 +1,7 @@
 //! Rules that can be switched off one at a time, to prove that the judges would notice.
 
 use meridian_keyspace::Ablations;
+use meridian_replication::CompactionAblations;
 
 /// One rule that is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +56,15 @@ pub enum Ablation {
     RepairKeepsTheRemoved,
     /// Empty counter rows are left out of a repair.
     RepairWithoutResidue,
+    /// R7: a bundle leaves out the cuts of what it leaves out.
+    DropFolds,
+    /// What is left in a bundle is taken to have seen what the bundle's last operation had.
+    WidenContext,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 25] = [
+    pub const ALL: [(&'static str, Ablation); 27] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -85,6 +90,8 @@ impl Ablation {
         ("vote-unsynced", Ablation::VoteUnsynced),
         ("repair-keeps-the-removed", Ablation::RepairKeepsTheRemoved),
         ("repair-without-residue", Ablation::RepairWithoutResidue),
+        ("drop-folds", Ablation::DropFolds),
+        ("widen-context", Ablation::WidenContext),
     ];
 
     /// The ablation of a name.
@@ -97,6 +104,14 @@ impl Ablation {
     #[must_use]
     pub fn name(self) -> &'static str {
         Ablation::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
+
+    /// The switches of compaction.
+    pub(crate) fn compaction(self) -> CompactionAblations {
+        CompactionAblations {
+            drop_folds: self == Ablation::DropFolds,
+            widen_context: self == Ablation::WidenContext,
+        }
     }
 
     /// The switch of the production code; none where the rule belongs to the composition.
@@ -127,7 +142,9 @@ impl Ablation {
             | Ablation::ForgetDeadlines
             | Ablation::KeepCleared
             | Ablation::NoRelay
-            | Ablation::VoteUnsynced => {}
+            | Ablation::VoteUnsynced
+            | Ablation::DropFolds
+            | Ablation::WidenContext => {}
         }
         switches
     }

@@ -51,11 +51,15 @@ impl Lockstep {
     /// The region has applied a frame.
     pub fn apply(&mut self, frame: &Frame<'_>) -> Result<(), String> {
         let header = &frame.header;
-        let mut reader = OpReader::new(frame.ops, header.origin, header.previous);
-        while let Some((dot, op)) = reader.next().map_err(|e| e.to_string())? {
-            if let Some(change) = change_of(&op) {
-                self.change(op.key, dot, &header.seen, change);
+        let (mut groups, mut last) = (frame.groups(), header.previous);
+        while let Some(group) = groups.next().map_err(|e| e.to_string())? {
+            let mut reader = OpReader::new(group.ops, header.origin, last);
+            while let Some((dot, op)) = reader.next().map_err(|e| e.to_string())? {
+                if let Some(change) = change_of(&op) {
+                    self.change(op.key, dot, &group.seen, change);
+                }
             }
+            last = reader.last();
         }
         Ok(())
     }

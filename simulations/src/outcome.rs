@@ -102,6 +102,8 @@ pub struct Counts {
     pub failed_repairs: u64,
     /// Elements that repairs brought.
     pub repaired_elements: u64,
+    /// Bundles in logs of those who received them.
+    pub bundles: u64,
     /// Packets that reached a host of QUIC.
     pub packets: u64,
     /// Sessions over QUIC, counted at each end.
@@ -237,6 +239,7 @@ impl Counts {
             ("repairs of what was equal", &mut self.equal_repairs),
             ("repairs given up", &mut self.failed_repairs),
             ("elements repaired", &mut self.repaired_elements),
+            ("bundles", &mut self.bundles),
             ("packets", &mut self.packets),
             ("QUIC sessions", &mut self.quic_sessions),
             ("packets lost", &mut self.lost_packets),

@@ -228,6 +228,8 @@ numbers! {
     releases set_releases "releases" = 0;
     /// Bytes of log that are kept for a region that is away; beyond that it must be repaired. 0: all.
     retention_bytes set_retention_bytes "retention" = 0;
+    /// Bytes of log beyond which who lacks them is sent bundles; 0: as in production.
+    compact_bytes set_compact_bytes "compact" = 0;
     /// Events that end with a commit although more has arrived, in a thousand.
     commits set_commits "commits" = 1000;
     /// A judge looks at a region this often, in microseconds.

@@ -43,6 +43,8 @@ pub(crate) struct RegionConfig {
     pub inbox_bytes: usize,
     /// How many bytes of log are kept for who is away; 0: all.
     pub retention_bytes: u64,
+    /// A peer that lacks more bytes of log is sent bundles; 0: as in production.
+    pub compact_bytes: u64,
     /// How long a sync takes, in microseconds: from and to.
     pub sync_us: (u64, u64),
 }
@@ -135,9 +137,14 @@ impl Region {
         if config.inbox_bytes > 0 {
             node.limit_inbox(config.inbox_bytes);
         }
+        let mut shipper = Shipper::new(config.partitions, recovered.marks, &config.peers);
+        if config.compact_bytes > 0 {
+            shipper.compact_beyond(config.compact_bytes);
+        }
+        shipper.ablate(config.ablation.map(Ablation::compaction).unwrap_or_default());
         Ok(Region {
             node,
-            shipper: Shipper::new(config.partitions, recovered.marks, &config.peers),
+            shipper,
             assembler: Assembler::default(),
             waiting: BTreeMap::new(),
             meta: recovered.meta,
@@ -202,6 +209,9 @@ impl Region {
                 self.shipper.subscribe(peer, session, &request).map_err(|e| e.to_string())?;
             }
             message => {
+                if let PeerMessage::Hello(hello) = &message {
+                    self.shipper.greeted(peer, hello.version);
+                }
                 if let PeerMessage::Watermark(mark) = &message {
                     let vectors = mark.vectors.unpack(self.config.partitions);
                     self.shipper.acknowledge(peer, vectors.map_err(|e| e.to_string())?);

@@ -54,7 +54,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     if is_crowded {
         crowd(&mut plan, r);
     } else {
-        transport(&mut plan);
+        more(&mut plan);
     }
     plan
 }
@@ -85,10 +85,11 @@ fn network(plan: &mut Plan, r: &mut Random) {
 }
 
 /// From a stream of its own, so that the other seeds' plans are what they were.
-fn transport(plan: &mut Plan) {
+fn more(plan: &mut Plan) {
     let r = &mut plan.stream(Stream::Plan, 1);
     let is_quic = r.chance(QUIC) && plan.padding() <= MAX_QUIC_PADDING;
     plan.set_quic(u64::from(is_quic));
+    plan.set_compact_bytes(if r.chance(300) { r.spread(100, 5000) } else { 0 });
 }
 
 fn machines(plan: &mut Plan, r: &mut Random) {

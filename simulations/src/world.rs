@@ -350,6 +350,7 @@ impl World {
                 seed: self.plan.seed(),
                 inbox_bytes: self.plan.inbox_bytes() as usize,
                 retention_bytes: self.plan.retention_bytes(),
+                compact_bytes: self.plan.compact_bytes(),
                 sync_us: self.plan.sync_of(index),
             },
             clocks: Clocks { offset_us, drift_ppm, uptime_us },

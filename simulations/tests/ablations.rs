@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 25] = [
+const BOUNDS: [(&str, u64); 27] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -33,6 +33,8 @@ const BOUNDS: [(&str, u64); 25] = [
     ("vote-unsynced", 500),
     ("repair-keeps-the-removed", 40),
     ("repair-without-residue", 150),
+    ("drop-folds", 300),
+    ("widen-context", 80),
 ];
 
 /// What a seed's plan gets where a rule of state repair is off: regions that are often alone for
@@ -41,10 +43,19 @@ const REPAIRS: &str = "regions=3 partitions=1 releases=1 retention=300 checkpoin
     isolate=500000 delay=60000 jitter=1000 think=6000 reads=100 active=3000000 look=200000 skew=0 \
     keys=2 restore=0 bit-rot=0 lying-sync=0";
 
+/// And where one of compaction is off: lanes so narrow that whoever reads is always behind.
+const BUNDLES: &str = "partitions=1 regions=3 retention=0 reads=50 skew=0 keys=1 quic=0 restore=0 \
+    bit-rot=0 lying-sync=0 partial=0 compact=100 narrow=1 delay=20000 think=5000 active=1000000 \
+    break=300000 families=counters+hashes";
+
 /// Panics if no seed below its bound notices that the rule is off.
 fn check((name, bound): (&str, u64)) {
     let rule = Ablation::named(name).unwrap_or_else(|| panic!("no rule is called {name}"));
-    let with = if name.starts_with("repair-") { REPAIRS } else { "" };
+    let with = match name {
+        "drop-folds" | "widen-context" => BUNDLES,
+        name if name.starts_with("repair-") => REPAIRS,
+        _ => "",
+    };
     let plan = |seed| Plan::of(seed).with(with).expect("a plan").without(Some(rule));
     let run = |seed| simulate(&plan(seed), None).err();
     let failure = (0..bound).find_map(run);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_replication::{
-    BUNDLE_SINCE, LogMark, PACKED_SINCE, PROTOCOL_OLDEST, Sender, Subscribe,
+    BUNDLE_SINCE, CompactionAblations, LogMark, PACKED_SINCE, PROTOCOL_OLDEST, Sender, Subscribe,
     limits::{COMPACT_BEYOND_BYTES, MAX_LOG_MARKS},
 };
 use meridian_store::{LogPosition, StoreError};
@@ -24,6 +24,7 @@ pub struct Shipper {
     spoken: BTreeMap<Origin, u16>,
     /// A peer that lacks more log than this is sent bundles.
     compact_beyond: u64,
+    ablations: CompactionAblations,
 }
 
 impl Shipper {
@@ -38,6 +39,7 @@ impl Shipper {
             senders: BTreeMap::new(),
             spoken: BTreeMap::new(),
             compact_beyond: COMPACT_BEYOND_BYTES,
+            ablations: CompactionAblations::default(),
             acknowledged,
         }
     }
@@ -60,6 +62,11 @@ impl Shipper {
     /// Sends bundles to peers that lack more than so many bytes of log.
     pub fn compact_beyond(&mut self, bytes: u64) {
         self.compact_beyond = bytes;
+    }
+
+    /// Switches rules of compaction off, for tests of the tests.
+    pub fn ablate(&mut self, ablations: CompactionAblations) {
+        self.ablations = ablations;
     }
 
     /// A peer has greeted: the newest protocol that it speaks.
@@ -137,6 +144,7 @@ impl Shipper {
                 let bundles = spoken >= BUNDLE_SINCE;
                 sender.compact_beyond(bundles.then_some(self.compact_beyond));
                 sender.pack(spoken >= PACKED_SINCE);
+                sender.ablate(self.ablations);
                 sender.next(durable, read)
             }
             None => Ok(Vec::new()),

@@ -7,7 +7,7 @@ use meridian_codec::Malformed;
 use meridian_store::{Entries, Frame, LogPosition, RepairPart, StoreError};
 
 use crate::{
-    compact::compact,
+    compact::{CompactionAblations, compact},
     limits::{BATCH_TARGET_BYTES, COMPACT_WINDOW_BYTES, PACK_MIN_BYTES, READ_BYTES},
     message::{Batch, Subscribe},
 };
@@ -35,6 +35,7 @@ pub struct Sender {
     compact_beyond: Option<u64>,
     /// The peer understands packed batches.
     packs: bool,
+    ablations: CompactionAblations,
     /// Partitions in which the log does not lead on from what the peer has.
     broken: BTreeSet<u16>,
     /// Those of them that the peer has not been told of.
@@ -147,6 +148,11 @@ impl Sender {
         self.packs = packs;
     }
 
+    /// Switches rules of compaction off, for tests of the tests.
+    pub fn ablate(&mut self, ablations: CompactionAblations) {
+        self.ablations = ablations;
+    }
+
     /// The next batches, none if there is nothing to send. Nothing beyond `durable` is looked at
     /// (rule R6).
     ///
@@ -237,7 +243,7 @@ impl Sender {
             }
         }
         let has = |number: u16| had.get(usize::from(number)).cloned().unwrap_or_default();
-        let frames = compact(frames.iter().map(Vec::as_slice), has, Default::default());
+        let frames = compact(frames.iter().map(Vec::as_slice), has, self.ablations);
         let frames = frames.map_err(|reason| self.corrupt(&reason))?;
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         Ok(self.batches(&frames))

@@ -95,6 +95,7 @@ impl World {
             if header.origin == me {
                 self.history.learn(&frame)?;
             }
+            self.counts.bundles += u64::from(frame.is_bundle);
             let here = &mut self.places[place];
             here.sets.apply(&frame)?;
             here.appended[usize::from(header.partition)].raise(header.origin, header.last);
