@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_replication::{
-    BUNDLE_SINCE, CompactionAblations, LogMark, PACKED_SINCE, PROTOCOL_OLDEST, Sender, Subscribe,
+    BUNDLE_SINCE, CompactionAblations, LastPacked, LogMark, PACKED_SINCE, PROTOCOL_OLDEST, Sender,
+    Subscribe,
     limits::{COMPACT_BEYOND_BYTES, MAX_LOG_MARKS},
 };
 use meridian_store::{LogPosition, StoreError};
@@ -25,6 +26,7 @@ pub struct Shipper {
     /// A peer that lacks more log than this is sent bundles.
     compact_beyond: u64,
     ablations: CompactionAblations,
+    packed: LastPacked,
 }
 
 impl Shipper {
@@ -40,6 +42,7 @@ impl Shipper {
             spoken: BTreeMap::new(),
             compact_beyond: COMPACT_BEYOND_BYTES,
             ablations: CompactionAblations::default(),
+            packed: LastPacked::default(),
             acknowledged,
         }
     }
@@ -145,7 +148,7 @@ impl Shipper {
                 sender.compact_beyond(bundles.then_some(self.compact_beyond));
                 sender.pack(spoken >= PACKED_SINCE);
                 sender.ablate(self.ablations);
-                sender.next(durable, read)
+                sender.next(durable, &mut self.packed, read)
             }
             None => Ok(Vec::new()),
         }

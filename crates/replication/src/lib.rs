@@ -27,7 +27,7 @@ pub use inbox::{Inbox, InboxEvent, Lenience};
 pub use message::{Batch, Hello, Subscribe, Vectors, Watermark};
 pub use relay::{RelayPlan, Trees, relay_trees};
 pub use router::{PeerView, Router, Upstreams};
-pub use sender::{LogMark, Sender};
+pub use sender::{LastPacked, LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
 pub use version::{
     BUNDLE_SINCE, CLOCK_SINCE, PACKED_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE,

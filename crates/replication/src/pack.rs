@@ -62,13 +62,25 @@ pub(crate) fn is_packed(bytes: &[u8]) -> bool {
 
 /// Packs frames that answer the subscription `number`.
 pub(crate) fn pack(number: u64, frames: &[&[u8]]) -> Vec<u8> {
+    answer(number, &pack_columns(frames))
+}
+
+/// Columns as a batch that answers the subscription `number`.
+pub(crate) fn answer(number: u64, columns: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(columns.len() + 16);
+    put_varint(&mut out, PACKED);
+    put_varint(&mut out, number);
+    out.extend_from_slice(columns);
+    out
+}
+
+/// The columns of a packed batch: the same for whoever asked for these frames.
+pub(crate) fn pack_columns(frames: &[&[u8]]) -> Vec<u8> {
     let mut packer = Packer::default();
     frames.iter().for_each(|frame| packer.frame(frame));
     let columns = packer.finish();
     let bytes: usize = columns.iter().map(Vec::len).sum();
     let mut out = Vec::with_capacity(bytes + 64);
-    put_varint(&mut out, PACKED);
-    put_varint(&mut out, number);
     columns.iter().for_each(|column| put_bytes(&mut out, column));
     out
 }

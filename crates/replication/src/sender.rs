@@ -10,6 +10,7 @@ use crate::{
     compact::{CompactionAblations, compact},
     limits::{BATCH_TARGET_BYTES, COMPACT_WINDOW_BYTES, PACK_MIN_BYTES, READ_BYTES},
     message::{Batch, Subscribe},
+    pack::{answer, pack_columns},
 };
 
 /// A position in the log and what the log before it covers: a subscriber that has all of that
@@ -20,6 +21,38 @@ pub struct LogMark {
     pub position: LogPosition,
     /// What every partition had seen there.
     pub vectors: Vec<VersionVector>,
+}
+
+/// What was packed last. Peers that stand at the same place and ask for the same are sent the same:
+/// it is packed once for all of them.
+#[derive(Debug, Default)]
+pub struct LastPacked {
+    from: LogPosition,
+    /// Which of the frames that were read there.
+    picked: Vec<usize>,
+    /// Their columns, a batch each.
+    columns: Vec<Vec<u8>>,
+    /// How many batches were packed, and how many sent.
+    pub counts: (u64, u64),
+}
+
+impl LastPacked {
+    fn begin(&mut self, from: LogPosition, picked: Vec<usize>) {
+        if (from, &picked) != (self.from, &self.picked) {
+            (self.from, self.picked) = (from, picked);
+            self.columns.clear();
+        }
+    }
+
+    /// The columns of the batch `index`.
+    fn columns(&mut self, index: usize, frames: &[&[u8]]) -> &[u8] {
+        self.counts.1 += 1;
+        if index == self.columns.len() {
+            self.counts.0 += 1;
+            self.columns.push(pack_columns(frames));
+        }
+        &self.columns[index]
+    }
 }
 
 /// Feeds one peer from the log. Holds no data: what was not sent is in the log.
@@ -154,13 +187,14 @@ impl Sender {
     }
 
     /// The next batches, none if there is nothing to send. Nothing beyond `durable` is looked at
-    /// (rule R6).
+    /// (rule R6). `last` is shared by all senders over this log.
     ///
     /// # Errors
     /// What `read` failed with, or corruption that it did not notice.
     pub fn next(
         &mut self,
         durable: LogPosition,
+        last: &mut LastPacked,
         mut read: impl FnMut(LogPosition, usize) -> Result<Vec<u8>, StoreError>,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         if !self.has_work(durable) {
@@ -170,27 +204,31 @@ impl Sender {
             return self.next_compacted(durable, read);
         }
         let bytes = read(self.cursor, READ_BYTES)?;
-        let mut frames = Vec::new();
+        let (from, mut frames, mut picked) = (self.cursor, Vec::new(), Vec::new());
+        let mut index = 0;
         for entry in Entries::new(&bytes, self.cursor) {
             if entry.end > durable {
                 break;
             }
             self.cursor = entry.end;
             for frame in entry.frames() {
+                index += 1;
                 if RepairPart::is_one(frame) {
                     self.pass(frame)?;
                 } else if self.wants(frame)? {
                     frames.push(frame);
+                    picked.push(index);
                 }
             }
         }
         self.compare();
-        Ok(self.batches(&frames))
+        last.begin(from, picked);
+        Ok(self.batches(&frames, last))
     }
 
     /// Frames as batches of the size that is aimed at.
-    fn batches(&self, frames: &[&[u8]]) -> Vec<Vec<u8>> {
-        let (mut batches, mut rest) = (Vec::new(), frames);
+    fn batches(&self, frames: &[&[u8]], last: &mut LastPacked) -> Vec<Vec<u8>> {
+        let (mut batches, mut rest, mut packed) = (Vec::new(), frames, 0);
         while let Some(first) = rest.first() {
             let mut bytes = first.len();
             let fits = |frame: &&&[u8]| {
@@ -202,7 +240,8 @@ impl Sender {
             let bytes: usize = some.iter().map(|frame| frame.len()).sum();
             // In little there is nothing to gain, and what is large is one large command.
             if self.packs && (PACK_MIN_BYTES..=BATCH_TARGET_BYTES).contains(&bytes) {
-                batches.push(Batch::packed(self.number, some));
+                batches.push(answer(self.number, last.columns(packed, some)));
+                packed += 1;
             } else {
                 let mut batch = Batch::begin(self.number);
                 some.iter().for_each(|frame| Batch::push(&mut batch, frame));
@@ -246,7 +285,8 @@ impl Sender {
         let frames = compact(frames.iter().map(Vec::as_slice), has, self.ablations);
         let frames = frames.map_err(|reason| self.corrupt(&reason))?;
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-        Ok(self.batches(&frames))
+        // Compacted for this peer alone.
+        Ok(self.batches(&frames, &mut LastPacked::default()))
     }
 
     /// Whether the peer asked for the frame and has not been sent it; notes it as sent.
@@ -318,8 +358,9 @@ impl Sender {
 mod tests {
     use super::*;
     use crate::Vectors;
-    use meridian_clock::Time;
-    use meridian_store::{MemoryStorage, RepairHeader, Storage, conformance};
+    use meridian_clock::{Dot, Time};
+    use meridian_crdt::{Action, Element, Op, encode_op};
+    use meridian_store::{FrameHeader, MemoryStorage, RepairHeader, Storage, conformance};
 
     /// What a sender says of the log's partition to a peer that has so much of origin 1.
     fn check(has: u64, asks: u16) -> Option<(u64, Vec<u16>)> {
@@ -335,9 +376,50 @@ mod tests {
         let request = Subscribe { number: 3, origins: vec![Origin(asks)], vectors };
         let mut sender = Sender::new();
         sender.subscribe(&request, 1, &marks).expect("fits");
-        let batches = sender.next(end, |from, max| log.read(from, max)).expect("is read");
+        let batches = sender
+            .next(end, &mut LastPacked::default(), |from, max| log.read(from, max))
+            .expect("is read");
         assert!(batches.is_empty(), "a repair is nobody's frame");
         sender.take_broken()
+    }
+
+    #[test]
+    fn who_asks_for_the_same_is_sent_the_same_packed_once() {
+        let mut log = MemoryStorage::new();
+        let frames: Vec<Vec<u8>> = (0..40).map(|n| frame(1 + (n % 2) as u16, 1 + n / 2)).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let end = log.append(&conformance::entry(&frames, LogPosition(0))).expect("appended");
+        let marks = [LogMark { position: LogPosition(0), vectors: vec![VersionVector::new()] }];
+        let mut last = LastPacked::default();
+        let mut sent = |number, origins: &[u16]| {
+            let origins = origins.iter().map(|o| Origin(*o)).collect();
+            let vectors = Vectors::pack(&[VersionVector::new()]);
+            let mut sender = Sender::new();
+            sender.subscribe(&Subscribe { number, origins, vectors }, 1, &marks).expect("fits");
+            sender.pack(true);
+            let read = |from, max| log.read(from, max);
+            let batches = sender.next(end, &mut last, read).expect("is read");
+            let plain = Batch::plain(&batches[0]).expect("was packed").into_owned();
+            let batch = Batch::decode(&plain).expect("a batch");
+            assert_eq!((batch.number, batches.len()), (number, 1));
+            (batch.frames.iter().map(|f| f.to_vec()).collect::<Vec<_>>(), last.counts)
+        };
+        let both = sent(7, &[1, 2]);
+        assert_eq!(both, (frames.iter().map(|f| f.to_vec()).collect(), (1, 1)));
+        assert_eq!(sent(8, &[1, 2]), (both.0, (1, 2)), "with its own number");
+        let (of_one, counts) = sent(9, &[2]);
+        assert_eq!((of_one.len(), counts), (20, (2, 3)), "asked for something else");
+    }
+
+    /// The frame with which an origin writes for the `count`th time.
+    fn frame(origin: u16, count: u64) -> Vec<u8> {
+        let action = Action::Assign { element: Element::String, value: b"v", ttl: Time::MAX };
+        let (previous, last) = (Time(count - 1), Time(count));
+        let (partition, seen, origin) = (0, VersionVector::new(), Origin(origin));
+        let mut out = Vec::new();
+        FrameHeader { partition, origin, previous, last, seen }.encode(&mut out);
+        encode_op(&mut out, &Op::new(b"k", action), Dot::new(last, origin), (None, previous));
+        out
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod region;
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_replication::{
-    Batch, CompactionAblations, Inbox, InboxEvent, Lenience, LogMark, Sender, Subscribe, Vectors,
-    compact,
+    Batch, CompactionAblations, Inbox, InboxEvent, LastPacked, Lenience, LogMark, Sender,
+    Subscribe, Vectors, compact,
 };
 use meridian_store::{Entries, Frame, LogPosition};
 use region::{Dice, Region, command, digest};
@@ -163,7 +163,7 @@ fn sent(log: &[u8], beyond: Option<u64>) -> (Vec<Vec<u8>>, usize) {
             while entries.consumed() < max && entries.next().is_some() {}
             Ok(rest[..entries.consumed()].to_vec())
         };
-        for batch in sender.next(end, read).expect("a sound log") {
+        for batch in sender.next(end, &mut LastPacked::default(), read).expect("a sound log") {
             bytes += batch.len();
             let batch = Batch::decode(&batch).expect("a sound log");
             frames.extend(batch.frames.into_iter().map(<[u8]>::to_vec));
@@ -220,7 +220,13 @@ fn a_peer_that_stands_inside_a_bundle_is_not_served_from_it() {
         let mut sender = Sender::new();
         sender.subscribe(&request, 1, &marks).unwrap();
         sender.compact_beyond(understands);
-        assert_eq!(sender.next(end, |_, _| Ok(relay.log.clone())).unwrap().len(), 0);
+        assert_eq!(
+            sender
+                .next(end, &mut LastPacked::default(), |_, _| Ok(relay.log.clone()))
+                .unwrap()
+                .len(),
+            0
+        );
         assert_eq!(sender.take_broken(), Some((1, vec![0])), "it must be repaired");
     }
 }

@@ -6,6 +6,7 @@
 //! as it is durable and the peer's window is open.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
@@ -20,7 +21,7 @@ use meridian_node::{
     DataEffect, Shipper,
     wire::{Assembler, PeerMessage, pieces},
 };
-use meridian_replication::Subscribe;
+use meridian_replication::{Batch, Subscribe};
 use meridian_store::{LogPosition, StoreError};
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
@@ -236,6 +237,12 @@ impl Dispatcher {
     ) -> Result<()> {
         let origin = Origin(peer);
         if let Some(batch) = assembler.push(origin, bytes)? {
+            // Here rather than on the executor's thread.
+            let plain = match Batch::plain(&batch)? {
+                Cow::Owned(plain) => Some(plain),
+                Cow::Borrowed(_) => None,
+            };
+            let batch = plain.unwrap_or(batch);
             let message = ToExecutor::Batch(origin, session.0, batch);
             if !self.executor.offer(message).await {
                 self.shared.inbound_dropped.fetch_add(1, Ordering::Relaxed);
