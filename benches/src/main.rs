@@ -5,7 +5,11 @@
 //! ratios are taken inside a round. Throughput says what the machine gave at that moment; the
 //! server's CPU time per operation says what the server costs, and is the steadier of the two.
 
+mod away;
+mod ceilings;
 mod client;
+mod cluster;
+mod feed;
 mod heal;
 mod lag;
 mod load;
@@ -36,13 +40,8 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let plan = options.plan();
     let directory = tempfile::tempdir().context("no temporary directory for the servers")?;
-    if let Some(differences) = &options.heal {
-        let program = match options.meridian.first() {
-            Some(program) => std::path::absolute(program)?,
-            None => meridian::beside_this_program()?,
-        };
-        let keys = plan.keys;
-        print!("{}", heal::run(&program, &directory.path().join("heal"), keys, differences)?);
+    if let Some(text) = one_figure(&options, &plan, directory.path())? {
+        print!("{text}");
         return Ok(());
     }
     progress("starting servers");
@@ -70,6 +69,36 @@ fn main() -> Result<()> {
     }
     Ok(())
 }
+
+/// What is asked for alone, and needs no server to compare with.
+fn one_figure(options: &Options, plan: &Plan, directory: &Path) -> Result<Option<String>> {
+    let program = || match options.meridian.first() {
+        Some(program) => std::path::absolute(program).context("--meridian"),
+        None => meridian::beside_this_program(),
+    };
+    if let Some(differences) = &options.heal {
+        let directory = directory.join("heal");
+        return heal::run(&program()?, &directory, plan.keys, differences).map(Some);
+    }
+    if let Some(rates) = &options.lag {
+        progress("starting three regions");
+        let target = meridian::start("meridian", &program()?, &directory.join("lag"))?;
+        let peer = target.peers.first().context("a region has peers")?;
+        let probes = if options.quick { 1_000 } else { LAG_PROBES };
+        let table = lag::table(target.address, *peer, rates, probes);
+        return table.with_context(|| target.last_words()).map(Some);
+    }
+    if let Some(seconds) = options.feed {
+        return feed::run(&program()?, &directory.join("feed"), seconds.max(1)).map(Some);
+    }
+    if let Some(rate) = options.away {
+        return away::run(&program()?, &directory.join("away"), rate.max(1)).map(Some);
+    }
+    Ok(None)
+}
+
+/// Enough for the slowest in a thousand.
+const LAG_PROBES: usize = 5_000;
 
 fn start_targets(options: &Options, directory: &Path) -> Result<Vec<Target>> {
     let programs: Vec<PathBuf> = match options.meridian.as_slice() {

@@ -22,6 +22,9 @@ const UNPIPELINED_SHARE: u64 = 4;
 /// values); prints medians and ratios of throughput and of server CPU time per operation, bytes on
 /// the wire per record, and replication lag. Takes at most five minutes, with --quick a minute and a
 /// half.
+///
+/// With one of --wire, --lag, --feed, --away and --heal only that is measured, in one to three
+/// minutes.
 #[derive(Debug, clap::Parser)]
 #[command(name = "meridian-bench", version)]
 pub struct Options {
@@ -49,14 +52,26 @@ pub struct Options {
     /// `,metrics=127.0.0.1:9100` (its Prometheus endpoint).
     #[arg(long, value_name = "SERVER")]
     pub attach: Vec<Attached>,
-    /// Measure instead what it takes to bring a region back by state repair: a new one, and one that
-    /// was apart while so many keys changed.
+    /// Measure only what it takes to bring a region back by state repair: a new one (beside what the
+    /// disk and the loopback give), and one that was apart while so many of --keys changed.
     #[arg(long, value_name = "KEYS", value_delimiter = ',', num_args = 0..,
           default_missing_values = ["10000", "100000"])]
     pub heal: Option<Vec<u64>>,
     /// Measure only the bytes on the wire for a record, with payloads like those of real clients.
     #[arg(long)]
     pub wire: bool,
+    /// Measure only the replication lag, while so many writes a second are made: p50, p99, p99.9.
+    #[arg(long, value_name = "RATES", value_delimiter = ',', num_args = 0..,
+          default_missing_values = ["1000", "10000", "50000"])]
+    pub lag: Option<Vec<u64>>,
+    /// Measure only how much one region can write while two others get all of it: so many seconds of
+    /// each kind of write.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
+    pub feed: Option<u64>,
+    /// Measure only what a region that is away for an hour costs: memory, log, and the way back.
+    /// So many writes a second are made meanwhile (as fast as it goes: it takes less than an hour).
+    #[arg(long, value_name = "RATE", num_args = 0..=1, default_missing_value = "1000")]
+    pub away: Option<u64>,
     /// Print JSON, every single measurement included.
     #[arg(long)]
     pub json: bool,

@@ -22,10 +22,14 @@ const SEED: u64 = 0x6d65_7269_6469_616e;
 
 /// What is written.
 #[derive(Clone, Copy, Debug)]
-enum Payload {
+pub enum Payload {
+    /// SET of random bytes.
     Random,
+    /// SET of a session as a shop may keep it.
     Json,
+    /// INCR of counters of which few are used much.
     ZipfCounter,
+    /// INCR of one counter.
     HotCounter,
 }
 
@@ -60,7 +64,7 @@ pub fn measure(targets: &[Target], ops: u64) -> Result<String> {
 }
 
 fn one(target: &Target, payload: Payload, ops: u64) -> Result<Option<f64>> {
-    let mut writer = Writer::new(payload);
+    let mut writer = Writer::new(payload, 0);
     let mut client = Client::connect(target.address)?;
     let mut write = |ops: u64| -> Result<()> {
         for _ in 0..ops / PIPELINE {
@@ -79,15 +83,18 @@ fn one(target: &Target, payload: Payload, ops: u64) -> Result<Option<f64>> {
 }
 
 /// Makes commands up.
-struct Writer {
+pub struct Writer {
     payload: Payload,
     random: u64,
+    /// Keys of the SET workloads.
+    keys: u64,
     /// Cumulated shares of the counters, the most used first.
     shares: Vec<f64>,
 }
 
 impl Writer {
-    fn new(payload: Payload) -> Writer {
+    /// Makes up the same commands for the same `stream`.
+    pub fn new(payload: Payload, stream: u64) -> Writer {
         let mut total = 0.0;
         let mut share = |rank: usize| {
             total += 1.0 / (rank as f64).powf(SKEW);
@@ -95,20 +102,26 @@ impl Writer {
         };
         let mut shares: Vec<f64> = (1..=COUNTERS).map(&mut share).collect();
         shares.iter_mut().for_each(|share| *share /= total);
-        Writer { payload, random: SEED, shares }
+        Writer { payload, random: SEED ^ stream.rotate_left(40), keys: SET_KEYS, shares }
     }
 
-    fn command(&mut self) -> Vec<Vec<u8>> {
+    /// With so many keys of the SET workloads.
+    pub fn with_keys(self, keys: u64) -> Writer {
+        Writer { keys, ..self }
+    }
+
+    /// The next command.
+    pub fn command(&mut self) -> Vec<Vec<u8>> {
         let set = |key: u64, value| vec![b"SET".to_vec(), name("user", key), value];
         let incr = |key: u64| vec![b"INCR".to_vec(), name("hits", key)];
         match self.payload {
             Payload::Random => {
                 let value = (0..VALUE_LEN).map(|_| self.next() as u8).collect();
-                set(self.next() % SET_KEYS, value)
+                set(self.next() % self.keys, value)
             }
             Payload::Json => {
                 let value = self.json();
-                set(self.next() % SET_KEYS, value)
+                set(self.next() % self.keys, value)
             }
             Payload::ZipfCounter => {
                 let at = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
@@ -155,13 +168,13 @@ mod tests {
     #[test]
     fn payloads_are_what_they_are_called() {
         for (payload, name, ..) in PAYLOADS {
-            let mut writer = Writer::new(payload);
+            let mut writer = Writer::new(payload, 0);
             let commands: Vec<_> = (0..1000).map(|_| writer.command()).collect();
             assert!(commands.iter().all(|c| name.as_bytes().starts_with(&c[0])), "{name}");
             assert!(commands.iter().all(|c| c[1].len() == 15), "{name}");
             assert!(commands.iter().all(|c| c.get(2).is_none_or(|v| v.len() == VALUE_LEN)));
         }
-        let mut zipf = Writer::new(Payload::ZipfCounter);
+        let mut zipf = Writer::new(Payload::ZipfCounter, 0);
         let first = (0..1000).filter(|_| zipf.command()[1] == super::name("hits", 0)).count();
         assert!((40..160).contains(&first), "{first} in 1000 go to the most used");
     }
