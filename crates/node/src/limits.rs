@@ -67,6 +67,17 @@ pub const REPAIR_PATIENCE_MS: u64 = 15_000;
 /// A repair that was given up is begun again after so long, in milliseconds.
 pub const REPAIR_AGAIN_MS: u64 = 500;
 
+/// A region that is nearer gives in the place of one whose log does not lead on, if it lacks nothing
+/// that is older than this, in milliseconds: the log leads on from there.
+pub const STAND_IN_LACKS_MS: u64 = 10_000;
+
+/// So long a repair waits for every region that is up to say what it has, in milliseconds.
+pub const STAND_IN_PATIENCE_MS: u64 = 1_000;
+
+/// Not twice within so long for the same partition, in milliseconds: if the log does not lead on
+/// even then, the one who said so gives.
+pub const STAND_IN_EVERY_MS: u64 = 60_000;
+
 /// About how many elements are looked at in one go while partitions are compared.
 pub const REPAIR_SCAN_ELEMENTS: usize = 4096;
 

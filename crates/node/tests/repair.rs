@@ -276,10 +276,15 @@ impl World {
     }
 
     fn settle(&mut self) {
+        self.settle_some(self.regions.len());
+    }
+
+    /// Until the first so many have the same.
+    fn settle_some(&mut self, count: usize) {
         for _ in 0..4000 {
             self.turn();
             let first = self.regions[0].vectors();
-            if self.regions.iter().all(|r| r.vectors() == first) {
+            if self.regions[..count].iter().all(|r| r.vectors() == first) {
                 return;
             }
         }
@@ -327,6 +332,29 @@ fn an_empty_region_takes_over_everything() {
     let digests = world.regions[1].digests();
     let mut again = world.regions.pop().unwrap().restart();
     assert_eq!(again.digests(), digests);
+}
+
+#[test]
+fn the_nearest_region_gives() {
+    let mut world = World::new(3);
+    world.link(0, 1, true);
+    for n in 0..2000 {
+        world.regions[0].line(&format!("SET key:{n} {n}"));
+    }
+    world.regions[1].line("SET own-of-one 1");
+    world.settle_some(2);
+    (0..2).for_each(|r| world.regions[r].forget_log());
+    let ways = [(Origin(0), 200), (Origin(1), 10)];
+    world.regions[2].node.set_round_trips(BTreeMap::from(ways));
+    world.link_all(true);
+    let mut donors = BTreeSet::new();
+    while world.regions[2].vectors() != world.regions[0].vectors() {
+        world.turn();
+        donors.extend(world.regions[2].node.repairs().progress().map(|repair| repair.donor));
+    }
+    world.settle();
+    world.check_equal();
+    assert_eq!(donors, [Origin(1)].into());
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! Who is asked for whose frames, and what is done when they do not come: ask again, ask somebody
 //! else, and in the end have the state itself repaired.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_clock::Origin;
+use meridian_clock::{Origin, VersionVector};
 use meridian_crdt::ElementKey;
 use meridian_replication::{PeerView, REPAIR_SINCE, Subscribe, Vectors};
 
 use super::{DataEffect, DataNode, Peer};
 use crate::{
     limits::{MAX_DIVERGENT_NAMES, STALLED_AFTER_MS, STALLED_AFTER_MS_MAX},
-    repair::Repaired,
+    repair::{
+        Repaired,
+        choice::{Candidate, Choice, nearest},
+    },
     wire::PeerMessage,
 };
 
@@ -106,22 +109,18 @@ impl DataNode {
 
     /// A portion of the repairs, and what they bring.
     pub(super) fn repair(&mut self) {
-        let (peers, now_ms) = (&self.peers, self.now_ms);
+        let (peers, ways, now_ms) = (&self.peers, &self.round_trips, self.now_ms);
         let stage = self.engine.stage_mut();
         if self.repairs.outstanding() > 0 {
             let mine = stage.vectors();
-            self.repairs.tick(stage, now_ms, |peer, number| {
-                let state = peers.get(&peer).filter(|p| p.version >= Some(REPAIR_SINCE));
-                let place = usize::from(number);
-                match (state.and_then(|p| p.vectors.get(place)), mine.get(place)) {
-                    (Some(theirs), Some(mine)) => !mine.dominates(theirs),
-                    // It has not said yet what it has.
-                    (None, Some(_)) => state.is_some(),
-                    _ => false,
-                }
+            self.repairs.tick(stage, now_ms, |peer, number, is_patient| {
+                let mine = mine.get(usize::from(number));
+                mine.map_or(Choice::Nobody, |mine| {
+                    choose_donor(peers, ways, (number, mine), peer, is_patient)
+                })
             });
         } else {
-            self.repairs.tick(stage, now_ms, |_, _| false);
+            self.repairs.tick(stage, now_ms, |_, _, _| Choice::Nobody);
         }
         if self.repairs.is_active() {
             let durable = self.engine.durable_vectors().to_vec();
@@ -157,4 +156,41 @@ impl DataNode {
             self.effects.push(DataEffect::Diverged { peer, partition, keys, count });
         }
     }
+}
+
+/// Who gives a partition that is wanted from `asked`.
+fn choose_donor(
+    peers: &BTreeMap<Origin, Peer>,
+    ways: &BTreeMap<Origin, u64>,
+    (number, mine): (u16, &VersionVector),
+    asked: Origin,
+    is_patient: bool,
+) -> Choice {
+    let can = |state: &&Peer| state.version >= Some(REPAIR_SINCE);
+    let Some(state) = peers.get(&asked).filter(can) else { return Choice::Nobody };
+    let place = usize::from(number);
+    let others = peers.iter().filter(|(_, state)| can(state));
+    let all: Vec<_> = others.map(|(peer, state)| candidate(ways, *peer, state, place)).collect();
+    // Who does not say what it has may be nearer.
+    if is_patient && !ways.is_empty() && all.iter().any(Option::is_none) {
+        return Choice::Later;
+    }
+    match candidate(ways, asked, state, place) {
+        None => Choice::From(asked),
+        Some(wished) if mine.dominates(wished.vector) => Choice::Nobody,
+        Some(wished) => {
+            let all: Vec<_> = all.into_iter().flatten().collect();
+            Choice::From(nearest(&wished, mine, &all))
+        }
+    }
+}
+
+fn candidate<'a>(
+    ways: &BTreeMap<Origin, u64>,
+    peer: Origin,
+    state: &'a Peer,
+    place: usize,
+) -> Option<Candidate<'a>> {
+    let vector = state.vectors.get(place)?;
+    Some(Candidate { peer, round_trip_ms: ways.get(&peer).copied(), vector })
 }

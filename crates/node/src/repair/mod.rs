@@ -6,6 +6,7 @@
 //! done in portions, so that commands wait only briefly. See `meridian_replication::repair` for the
 //! conversation.
 
+pub(crate) mod choice;
 mod donor;
 mod receiver;
 mod scrub;
@@ -20,7 +21,9 @@ use meridian_replication::repair::{Refusal, RepairMessage};
 
 use crate::limits::{
     MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, REPAIR_PATIENCE_MS, REPAIR_SCAN_ELEMENTS,
+    STAND_IN_EVERY_MS, STAND_IN_PATIENCE_MS,
 };
+use choice::Choice;
 use donor::{Asked, Donation};
 use receiver::{Name, Receipt};
 use scrub::Scrubs;
@@ -80,12 +83,16 @@ struct Wish {
     /// Who is known to have what is missing.
     donor: Origin,
     not_before_ms: u64,
+    /// When it was looked at first.
+    since_ms: Option<u64>,
 }
 
 /// All repairs of a node, both sides.
 #[derive(Debug, Default)]
 pub struct Repairs {
     wanted: BTreeMap<u16, Wish>,
+    /// When somebody nearer last gave in the place of who was asked first, by partition.
+    stood_in: BTreeMap<u16, u64>,
     receiving: BTreeMap<u16, Receipt>,
     donating: BTreeMap<(Origin, u64), Donation>,
     scrubs: Scrubs,
@@ -111,7 +118,11 @@ impl Repairs {
     /// A partition should be repaired from a peer.
     pub fn want(&mut self, partition: u16, donor: Origin) {
         if !self.receiving.contains_key(&partition) {
-            self.wanted.entry(partition).or_insert(Wish { donor, not_before_ms: 0 });
+            self.wanted.entry(partition).or_insert(Wish {
+                donor,
+                not_before_ms: 0,
+                since_ms: None,
+            });
         }
     }
 
@@ -180,13 +191,13 @@ impl Repairs {
         }
     }
 
-    /// Begins what is wanted and may be begun, and gives up what does not move. `ahead` says
-    /// whether a peer that is up has seen something of a partition that this region has not.
+    /// Begins what is wanted and may be begun, and gives up what does not move. `choose` says who
+    /// gives instead of a peer, and is told whether it may wait for more to be known.
     pub fn tick(
         &mut self,
         stage: &mut Stage,
         now_ms: u64,
-        mut ahead: impl FnMut(Origin, u16) -> bool,
+        mut choose: impl FnMut(Origin, u16, bool) -> Choice,
     ) {
         let late: Vec<u16> = self
             .receiving
@@ -211,21 +222,38 @@ impl Repairs {
         for place in forgotten {
             self.end_donation(stage, place);
         }
-        let due: Vec<(u16, Origin)> = self
+        let due: Vec<(u16, Origin, bool)> = self
             .wanted
-            .iter()
+            .iter_mut()
             .filter(|(_, wish)| now_ms >= wish.not_before_ms)
-            .map(|(partition, wish)| (*partition, wish.donor))
+            .map(|(partition, wish)| {
+                let since_ms = *wish.since_ms.get_or_insert(now_ms);
+                (*partition, wish.donor, now_ms < since_ms + STAND_IN_PATIENCE_MS)
+            })
             .collect();
-        for (partition, donor) in due {
-            if !ahead(donor, partition) {
-                // It has come another way, or the peer is gone.
-                self.wanted.remove(&partition);
-            } else if self.receiving.len() < MAX_RECEIVING {
-                self.wanted.remove(&partition);
-                self.begin(stage, partition, donor, now_ms);
+        for (partition, donor, is_patient) in due {
+            match choose(donor, partition, is_patient) {
+                Choice::Nobody => {
+                    self.wanted.remove(&partition);
+                }
+                Choice::From(nearest) if self.receiving.len() < MAX_RECEIVING => {
+                    self.wanted.remove(&partition);
+                    let from = self.stand_in(partition, donor, nearest, now_ms);
+                    self.begin(stage, partition, from, now_ms);
+                }
+                Choice::From(_) | Choice::Later => {}
             }
         }
+    }
+
+    /// The nearest, unless it did not help the last time.
+    fn stand_in(&mut self, partition: u16, asked: Origin, nearest: Origin, now_ms: u64) -> Origin {
+        let last = self.stood_in.get(&partition);
+        if asked == nearest || last.is_some_and(|ms| now_ms < ms + STAND_IN_EVERY_MS) {
+            return asked;
+        }
+        self.stood_in.insert(partition, now_ms);
+        nearest
     }
 
     /// Does a portion of what takes time. `durable` is what each partition has on disk: nothing of
@@ -379,7 +407,8 @@ impl Repairs {
         self.counts.failed += 1;
         let donor = receipt.donor();
         self.said.push((donor, RepairMessage::Close { number: receipt.number() }));
-        self.wanted.insert(partition, Wish { donor, not_before_ms: now_ms + REPAIR_AGAIN_MS });
+        let not_before_ms = now_ms + REPAIR_AGAIN_MS;
+        self.wanted.insert(partition, Wish { donor, not_before_ms, since_ms: None });
     }
 
     fn end_donation(&mut self, stage: &mut Stage, place: (Origin, u64)) {
