@@ -55,7 +55,7 @@ impl History {
             let note = note.ok_or_else(|| format!("nobody asked for operation {dot}"))?;
             let mut before = frame.header.seen.clone();
             before.set(origin, Time(dot.time.0 - 1));
-            let absent = self.show(op.key, &before, note.now).is_none();
+            let absent = !spec::shows(self.records(op.key), &before, note.now);
             let act = self.act_of(dot, op.key, &op.action);
             let seen = frame.header.seen.clone();
             let record = Record { dot, seen, act, absent, swept: note.swept };

@@ -35,12 +35,13 @@ impl World {
         if self.plan.control() == 0 {
             return Ok(());
         }
-        let primaries: Vec<usize> =
-            (0..self.places.len()).filter(|place| self.is_primary(*place)).collect();
-        if primaries.len() > 1 {
-            return Err(format!("regions {primaries:?} are primary at once"));
+        let mut primaries = (0..self.places.len()).filter(|place| self.is_primary(*place));
+        let (primary, another) = (primaries.next(), primaries.next());
+        if let (Some(one), Some(another)) = (primary, another) {
+            return Err(format!("regions {one} and {another} are primary at once"));
         }
-        if let [primary] = primaries[..]
+        drop(primaries);
+        if let Some(primary) = primary
             && self.agreement.primary != Some(primary)
         {
             self.agreement.primary = Some(primary);
@@ -55,6 +56,9 @@ impl World {
                 continue;
             }
             let state = plane.control.state();
+            if self.agreement.epochs.get(&index) == Some(&state.epoch) {
+                continue;
+            }
             let seen = self.agreement.epochs.entry(index).or_default();
             if state.epoch < *seen {
                 return Err(format!(
@@ -147,6 +151,9 @@ impl World {
                     tell(expected.as_ref()),
                     now.0,
                 ));
+            }
+            if !self.history.records(key).any(|r| r.swept) {
+                continue;
             }
             let unswept = self.history.show_unswept(key, seen, now);
             let parts =

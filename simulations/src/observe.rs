@@ -90,7 +90,8 @@ impl Observer {
 
 /// The digest of everything that is held, slot by slot.
 pub(crate) fn digest(stage: &mut Stage) -> Vec<(u16, u64)> {
-    let digests = stage.occupied_slots().map(|slot| (slot, stage.slot_digest(slot)));
+    let slots: Vec<u16> = stage.occupied_slots().collect();
+    let digests = slots.into_iter().map(|slot| (slot, stage.slot_digest(slot)));
     digests.filter(|(_, digest)| *digest != 0).collect()
 }
 

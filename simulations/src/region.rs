@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use meridian_clock::{Origin, VersionVector};
+use meridian_clock::{Origin, Time, VersionVector};
 use meridian_crdt::ElementKey;
 use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
 use meridian_node::{
@@ -27,6 +27,10 @@ const MARK_EVERY_BYTES: u64 = 600;
 
 /// A partition is compared this often, in simulated milliseconds: often, so that short runs see it.
 const SCRUB_EVERY_MS: u64 = 150;
+
+/// Partitions are compared in portions of so many elements: few, so that much happens between two
+/// portions.
+const SCAN_ELEMENTS: usize = 4;
 
 /// What a region must know to start.
 #[derive(Clone, Debug)]
@@ -134,6 +138,7 @@ impl Region {
             ablations: config.stage().ablations,
         };
         let mut node = DataNode::new(engine, data);
+        node.limit_portion(SCAN_ELEMENTS);
         if config.inbox_bytes > 0 {
             node.limit_inbox(config.inbox_bytes);
         }
@@ -160,6 +165,13 @@ impl Region {
     /// What every partition has applied.
     pub fn vectors(&self) -> Vec<VersionVector> {
         self.node.engine().stage().vectors()
+    }
+
+    /// By partition: the stamp of this region's last operation.
+    pub fn written(&self) -> Vec<Time> {
+        let stage = self.node.engine().stage();
+        let last = |number| stage.partition(number).vector.get(self.config.origin);
+        (0..self.config.partitions).map(last).collect()
     }
 
     /// How many empty counter rows wait.
@@ -291,16 +303,27 @@ impl Region {
         Ok(())
     }
 
+    /// Up to where peers are fed.
+    fn shippable(&self) -> LogPosition {
+        if self.config.is(Ablation::ShipUnsynced) {
+            self.storage.bounds().1
+        } else {
+            self.storage.synced_position()
+        }
+    }
+
+    /// Whether there is anything for the live lanes, if they have room.
+    pub fn has_to_ship(&self) -> bool {
+        self.waiting.values().any(|queue| !queue.is_empty())
+            || self.shipper.sessions(self.shippable()).any(|(.., work)| work)
+    }
+
     /// Pieces for the live lanes, as far as `room` gives leave to send so many bytes to a peer.
     pub fn ship(
         &mut self,
         mut room: impl FnMut(Origin, u64) -> usize,
     ) -> Result<Vec<(Origin, u64, Vec<u8>)>, String> {
-        let durable = if self.config.is(Ablation::ShipUnsynced) {
-            self.storage.bounds().1
-        } else {
-            self.storage.synced_position()
-        };
+        let durable = self.shippable();
         let mut out = Vec::new();
         for (peer, session, _) in self.shipper.sessions(durable).collect::<Vec<_>>() {
             let mut left = room(peer, session);

@@ -127,8 +127,7 @@ pub(crate) fn show<'r>(
     seen: &VersionVector,
     now: Time,
 ) -> Option<Shown> {
-    let counted: Vec<&Record> = records.filter(|r| seen.covers(r.dot)).collect();
-    let key = Key { counted };
+    let key = Key::of(records, seen);
     let string = key.string_deadline();
     let dead = passed(string, now);
     if let Some(value) = key.value(&Part::String, dead) {
@@ -136,18 +135,40 @@ pub(crate) fn show<'r>(
     }
     let deadline = key.deadline();
     let dead = passed(deadline, now);
-    let values = |wanted: fn(&Part) -> Option<&Vec<u8>>| -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let parts = key.parts();
-        let named = parts.iter().filter_map(|part| Some((wanted(part)?.clone(), part)));
-        named.filter_map(|(name, part)| Some((name, key.value(part, dead)?))).collect()
-    };
-    let fields = values(|part| if let Part::Field(name) = part { Some(name) } else { None });
+    let (mut fields, mut members) = (BTreeMap::new(), BTreeSet::new());
+    for part in key.parts() {
+        match (part, key.value(part, dead)) {
+            (Part::Field(name), Some(value)) => {
+                fields.insert(name.clone(), value);
+            }
+            (Part::Member(name), Some(_)) => {
+                members.insert(name.clone());
+            }
+            _ => {}
+        }
+    }
     if !fields.is_empty() {
         return Some(shown(Content::Hash(fields), deadline, now));
     }
-    let members = values(|part| if let Part::Member(name) = part { Some(name) } else { None });
-    let members: BTreeSet<Vec<u8>> = members.into_keys().collect();
     (!members.is_empty()).then(|| shown(Content::Set(members), deadline, now))
+}
+
+/// Whether a key shows anything at `now` where exactly the operations that `seen` covers have been
+/// applied: as [`show`] says, for the price of the first part that does.
+pub(crate) fn shows<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    seen: &VersionVector,
+    now: Time,
+) -> bool {
+    let key = Key::of(records, seen);
+    if key.counted.is_empty() {
+        return false;
+    }
+    if key.shows(&Part::String, passed(key.string_deadline(), now)) {
+        return true;
+    }
+    let dead = passed(key.deadline(), now);
+    key.parts().into_iter().filter(|part| **part != Part::String).any(|part| key.shows(part, dead))
 }
 
 fn shown(content: Content, deadline: Option<Time>, now: Time) -> Shown {
@@ -162,20 +183,39 @@ fn passed(deadline: Option<Time>, now: Time) -> Time {
 
 struct Key<'r> {
     counted: Vec<&'r Record>,
+    /// Those that take something away, the newest first: it is more likely one of them.
+    enders: Vec<&'r Record>,
 }
 
-impl Key<'_> {
-    fn parts(&self) -> BTreeSet<Part> {
-        let part = |r: &&Record| match &r.act {
-            Act::Assign { part, .. } | Act::Add { part, .. } => Some(part.clone()),
+impl<'r> Key<'r> {
+    fn of(records: impl Iterator<Item = &'r Record>, seen: &VersionVector) -> Key<'r> {
+        let counted: Vec<&Record> = records.filter(|r| seen.covers(r.dot)).collect();
+        let takes =
+            |r: &&&Record| r.absent || !matches!(r.act, Act::Add { .. } | Act::Expire { .. });
+        let enders = counted.iter().rev().filter(takes).copied().collect();
+        Key { counted, enders }
+    }
+
+    fn parts(&self) -> Vec<&'r Part> {
+        let part = |r: &&'r Record| match &r.act {
+            Act::Assign { part, .. } | Act::Add { part, .. } => Some(part),
             _ => None,
         };
-        self.counted.iter().filter_map(part).collect()
+        let mut parts: Vec<&Part> = self.counted.iter().filter_map(part).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts
     }
 
     /// Nobody who had seen it has written or removed the part since.
     fn stands(&self, record: &Record, part: &Part) -> bool {
-        !self.counted.iter().any(|o| o.had_seen(record.dot) && o.ends(part))
+        !self.enders.iter().any(|o| o.had_seen(record.dot) && o.ends(part))
+    }
+
+    /// Whether the part has a value.
+    fn shows(&self, part: &Part, dead: Time) -> bool {
+        self.winner(part).is_some_and(|(dot, ..)| dot.time > dead)
+            || self.runs(part).iter().any(|(last, _)| *last > dead)
     }
 
     /// The written value with the largest dot of those that stand.
@@ -229,7 +269,7 @@ impl Key<'_> {
     fn deadline(&self) -> Option<Time> {
         let is_expire = |r: &Record| matches!(r.act, Act::Expire { .. });
         let replaced = |r: &Record| {
-            self.counted.iter().any(|o| o.had_seen(r.dot) && (o.ends_key() || is_expire(o)))
+            self.counted.iter().rev().any(|o| o.had_seen(r.dot) && (o.ends_key() || is_expire(o)))
         };
         let deadlines = self.counted.iter().filter_map(|r| match r.act {
             Act::Expire { deadline } if !replaced(r) => Some(deadline),
@@ -306,6 +346,7 @@ mod tests {
         let mut all = VersionVector::new();
         records.iter().for_each(|r| all.raise(r.dot.origin, r.dot.time));
         let shown = show(records.iter(), &all, Time(1000)).map(|s| s.content);
+        assert_eq!(shows(records.iter(), &all, Time(1000)), shown.is_some());
         assert_eq!(shown, expected.map(|v| Content::String(v.into())));
     }
 

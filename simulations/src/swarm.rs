@@ -2,17 +2,40 @@
 //!
 //! Groce et al., "Swarm Testing" (2012): a run that has everything on at once hides what one
 //! fault alone would show. Limits are tiny, so that short runs reach them.
+//!
+//! Most runs are small: two or three regions, one key or two, some dozens of commands. What is rare
+//! because many things must meet within a short time is found by many short runs rather than by
+//! few long ones, and what a small run finds is read at a glance.
 
 use crate::{
     plan::{Family, Fault, MS, Plan, SECOND},
     random::{Random, Stream},
 };
 
-/// About the most commands of a run: more of them take longer and find no more.
-const MAX_COMMANDS: u64 = 600;
+/// How large a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    /// So many runs of a hundred are of this size.
+    percent: usize,
+    /// How long clients write, in microseconds: from and to.
+    active_us: (u64, u64),
+    /// About the most commands: more of them take longer and find no more.
+    commands: u64,
+}
+
+// LARGE has what the others leave.
+const SMALL: Size = Size { percent: 70, active_us: (300 * MS, SECOND), commands: 100 };
+const MIDDLE: Size = Size { percent: 20, active_us: (400 * MS, 2 * SECOND), commands: 250 };
+const LARGE: Size = Size { percent: 10, active_us: (SECOND, 5 * SECOND), commands: 600 };
+
+/// The fewest commands of a small run.
+const FEWEST_COMMANDS: u64 = 30;
+
+/// In so many runs of a thousand logs are too short for who is away.
+const STARVED: u64 = 200;
 
 /// One run in so many has [`MANY`] regions.
-const CROWDED_IN: usize = 500;
+const CROWDED_IN: usize = 3000;
 /// The most regions that a cluster is made for.
 const MANY: u64 = 50;
 
@@ -43,14 +66,21 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let mut plan = Plan::calm(seed);
     let r = &mut plan.stream(Stream::Plan, 0);
     let is_crowded = r.below(CROWDED_IN) == 0;
-    shape(&mut plan, r);
+    let size = size(r);
+    shape(&mut plan, r, size);
+    if size == SMALL {
+        shrink(&mut plan, r);
+    }
     network(&mut plan, r);
     machines(&mut plan, r);
     // None at all in some runs: what fails there is no fault's doing.
     if !r.chance(100) {
         faults(&mut plan, r);
     }
-    clients(&mut plan, r);
+    clients(&mut plan, r, size);
+    if size == SMALL {
+        hurry(&mut plan, r);
+    }
     if is_crowded {
         crowd(&mut plan, r);
     } else {
@@ -59,10 +89,18 @@ pub(crate) fn plan(seed: u64) -> Plan {
     plan
 }
 
-fn shape(plan: &mut Plan, r: &mut Random) {
+fn size(r: &mut Random) -> Size {
+    match r.below(100) {
+        drawn if drawn < SMALL.percent => SMALL,
+        drawn if drawn < SMALL.percent + MIDDLE.percent => MIDDLE,
+        _ => LARGE,
+    }
+}
+
+fn shape(plan: &mut Plan, r: &mut Random, size: Size) {
     plan.set_regions(r.pick(&[2, 3, 3, 3, 3, 3, 4, 4, 5, 6]));
     plan.set_partitions(r.pick(&[1, 2, 4]));
-    plan.set_active_us(r.spread(400 * MS, 5 * SECOND));
+    plan.set_active_us(r.spread(size.active_us.0, size.active_us.1));
     plan.set_durability(r.range(0, 2));
     plan.set_control(u64::from(r.chance(300)));
     plan.set_all_primary(u64::from(r.chance(200)));
@@ -74,6 +112,30 @@ fn shape(plan: &mut Plan, r: &mut Random) {
     plan.set_look_us(r.spread(80 * MS, 600 * MS));
     plan.set_commits(r.pick(&[0, 200, 1000]));
     plan.set_partial(u64::from(r.chance(400)));
+}
+
+/// A small run is short, with few regions.
+fn shrink(plan: &mut Plan, r: &mut Random) {
+    plan.set_regions(r.pick(&[2, 2, 3, 3, 3, 4]));
+    plan.set_partitions(r.pick(&[1, 1, 1, 2]));
+    plan.set_control(u64::from(r.chance(100)));
+    plan.set_checkpoint_us(plan.checkpoint_us().min(plan.active_us() / 3));
+    plan.set_retention_bytes(plan.retention_bytes().min(r.spread(300, 3000)));
+    plan.set_look_us(plan.look_us().min(plan.active_us() / 3));
+}
+
+/// And what happens in a small run happens soon, to little.
+fn hurry(plan: &mut Plan, r: &mut Random) {
+    let active_us = plan.active_us();
+    plan.set_delay_us(plan.delay_us().min(active_us / 8));
+    plan.set_away_us(plan.away_us().min(active_us / 2));
+    plan.set_ttl_ms(plan.ttl_ms().min(active_us / MS));
+    plan.set_clients(r.pick(&[1, 1, 1, 2]));
+    plan.set_keys(1);
+    plan.families.truncate(2);
+    plan.set_padding(0);
+    let commands = r.range(FEWEST_COMMANDS, SMALL.commands);
+    plan.set_think_us(active_us * plan.clients() * plan.regions() / commands);
 }
 
 fn network(plan: &mut Plan, r: &mut Random) {
@@ -114,6 +176,9 @@ fn faults(plan: &mut Plan, r: &mut Random) {
             *number = every_us;
         }
     }
+    if r.chance(STARVED) {
+        starve(plan, r);
+    }
     if plan.restore_us() > 0 || (plan.bit_rot_us() > 0 && r.chance(500)) {
         plan.set_backup_us(r.spread(active_us / 6, active_us));
     }
@@ -124,7 +189,16 @@ fn faults(plan: &mut Plan, r: &mut Random) {
     plan.set_outbound_drops(if r.chance(200) { r.range(5, 150) } else { 0 });
 }
 
-fn clients(plan: &mut Plan, r: &mut Random) {
+/// Logs are let go soon, and regions are alone for longer than they reach: they must be repaired.
+fn starve(plan: &mut Plan, r: &mut Random) {
+    let active_us = plan.active_us();
+    plan.set_releases(1);
+    plan.set_retention_bytes(r.spread(100, 1000));
+    plan.set_checkpoint_us(r.spread(10 * MS, active_us / 6));
+    plan.set_isolation_us(r.spread(active_us / 8, active_us / 2));
+}
+
+fn clients(plan: &mut Plan, r: &mut Random, size: Size) {
     let all = Family::ALL.map(|(_, family)| family);
     plan.families = all.into_iter().filter(|_| r.chance(400)).collect();
     if plan.families.is_empty() {
@@ -138,9 +212,9 @@ fn clients(plan: &mut Plan, r: &mut Random) {
     plan.set_transactions(r.pick(&[0, 100, 300]));
     let most = if r.chance(8) {
         plan.set_padding(r.spread(20_000, 700_000));
-        MAX_COMMANDS / 4
+        size.commands / 4
     } else {
-        MAX_COMMANDS
+        size.commands
     };
     let least_us = plan.active_us() * plan.clients() * plan.regions() / most;
     plan.set_think_us(plan.think_us().max(least_us));

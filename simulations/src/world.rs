@@ -129,6 +129,8 @@ pub(crate) struct Place {
     pub primary: bool,
     /// When the control plane moves next.
     pub control_due_us: u64,
+    /// Something has happened to its process since its last turn ended.
+    pub stirred: bool,
 }
 
 impl Place {
@@ -377,6 +379,7 @@ impl World {
             looked_now: Time::ZERO,
             primary: false,
             control_due_us: 0,
+            stirred: false,
         }
     }
 
@@ -397,6 +400,7 @@ impl World {
     /// The process of a place, if it lives, with its clock set to now.
     pub(crate) fn process(&mut self, place: usize) -> Option<&mut Region> {
         let here = &mut self.places[place];
+        here.stirred = true;
         let physical_us = here.clocks.physical_us(self.now_us);
         here.latest_us = here.latest_us.max(physical_us);
         let process = here.process.as_mut()?;
@@ -462,9 +466,8 @@ impl World {
         (0..nothing.len()).map(least).collect()
     }
 
-    /// Clients by their engine's number.
-    fn slots(&self) -> BTreeMap<ClientId, usize> {
-        let clients = self.clients.iter().enumerate();
-        clients.filter_map(|(slot, c)| c.as_ref().map(|c| (c.id, slot))).collect()
+    /// Whose client an engine's client is.
+    fn slot_of(&self, id: ClientId) -> Option<usize> {
+        self.clients.iter().position(|client| client.as_ref().is_some_and(|c| c.id == id))
     }
 }

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use meridian_simulations::{Counts, Plan, simulate};
 
 /// Fixed seeds; two tests share them, so that both run at once.
-const FIXED: u64 = 600;
+const FIXED: u64 = 2000;
 /// Fresh seeds.
-const FRESH: u64 = 300;
+const FRESH: u64 = 600;
 
 /// Seeds that are all run over QUIC: its rarer paths need more of them than the fixed ones have.
 const OVER_QUIC: u64 = 60;

@@ -10,10 +10,7 @@ use std::collections::BTreeSet;
 use meridian_clock::Time;
 use meridian_crdt::{Action, Element, Object};
 
-use crate::{
-    slot::{SLOTS, slot_of},
-    stage::Stage,
-};
+use crate::{slot::slot_of, stage::Stage};
 
 /// Keys that begin like this hold rows and are written by the tailer only.
 pub const MIRROR_PREFIX: &[u8] = b"pg:";
@@ -138,7 +135,7 @@ impl Stage {
     }
 
     fn keys_where(&self, chosen: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let tables = (0..SLOTS).flat_map(|slot| self.table(slot).iter());
+        let tables = self.occupied_slots().flat_map(|slot| self.table(slot).iter());
         tables.map(|(key, _)| key).filter(|k| chosen(k)).map(<[u8]>::to_vec).collect()
     }
 

@@ -13,7 +13,10 @@ use meridian_clock::{Dot, HybridClock, Origin, Time, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{Effect, ElementKey, Object};
 use meridian_store::{ENTRY_HEADER_BYTES, LogPosition, encode_entry, partition_of_key};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 use thiserror::Error;
 
 use crate::{
@@ -21,7 +24,7 @@ use crate::{
     conflicts::{Conflicts, Losses, Touch},
     freeze::Frozen,
     partition::Partition,
-    slot::slot_of,
+    slot::{SLOTS, slot_of},
     table::SlotTable,
     tables::Tables,
 };
@@ -161,8 +164,16 @@ impl Stage {
     }
 
     /// Slots that may hold something, in order.
-    pub fn occupied_slots(&self) -> impl Iterator<Item = u16> + use<> {
-        self.tables.slots().map(|slot| slot as u16)
+    pub fn occupied_slots(&self) -> impl Iterator<Item = u16> {
+        let mut slots = 0..SLOTS;
+        std::iter::from_fn(move || self.next_occupied(&mut slots))
+    }
+
+    /// The first of `slots` that may hold something, and takes it and those before it away.
+    pub fn next_occupied(&self, slots: &mut Range<u16>) -> Option<u16> {
+        let found = self.tables.next(usize::from(slots.start)..usize::from(slots.end));
+        slots.start = found.map_or(slots.end, |slot| slot as u16 + 1);
+        found.map(|slot| slot as u16)
     }
 
     /// The digest of one slot.

@@ -219,6 +219,12 @@ impl DataNode {
         self.inbox = Inbox::with_limit(bytes);
     }
 
+    /// Compares partitions in portions of about so many elements: for tests, in which a partition
+    /// holds few.
+    pub fn limit_portion(&mut self, elements: usize) {
+        self.repairs.limit_portion(elements);
+    }
+
     /// What waits for what it depends on.
     #[must_use]
     pub fn inbox(&self) -> &Inbox {
@@ -401,6 +407,21 @@ impl DataNode {
         self.repairs.has_work()
     }
 
+    /// Until when, by the steady clock in milliseconds, [`DataNode::tick`] has nothing to do unless
+    /// something comes in: a shell may sleep until then. Never further away than the shortest of
+    /// the periods in `limits.rs`.
+    #[must_use]
+    pub fn idle_until_ms(&self) -> u64 {
+        if self.has_work() {
+            return self.now_ms;
+        }
+        let scrub = (self.config.scrub_every_ms > 0).then_some(self.scrub_due_ms);
+        let sweep = self.engine.environment().primary.then_some(self.sweep_due_ms);
+        let always = [self.watermark_due_ms, self.route_due_ms, self.resubscribe_due_ms];
+        let sometimes = [scrub, sweep, self.engine.next_wake_ms()];
+        always.into_iter().chain(sometimes.into_iter().flatten()).min().unwrap_or(self.now_ms)
+    }
+
     /// The steady clock's time at the last tick, in milliseconds.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -481,10 +502,12 @@ impl DataNode {
     fn sweep(&mut self) {
         let origins: Vec<Origin> = self.config.peers.clone();
         let now = self.engine.stage().now();
-        for _ in 0..SWEEP_SLOTS {
-            let slot = self.sweep_slot;
-            self.sweep_slot = (self.sweep_slot + 1) % SLOTS;
-            self.engine.stage_mut().expire_slot(slot, now, &origins);
+        let upto = (self.sweep_slot + SWEEP_SLOTS).min(SLOTS);
+        let mut slots = self.sweep_slot..upto;
+        let stage = self.engine.stage_mut();
+        while let Some(slot) = stage.next_occupied(&mut slots) {
+            stage.expire_slot(slot, now, &origins);
         }
+        self.sweep_slot = upto % SLOTS;
     }
 }

@@ -59,6 +59,7 @@ impl World {
         self.bind(place);
         let here = &mut self.places[place];
         here.process = Some(process);
+        here.stirred = true;
         let life = here.life;
         let first_us = here.turns.range(0, turn_us);
         let checkpoint_after_us = here.turns.range(0, checkpoint_us);

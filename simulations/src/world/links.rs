@@ -85,6 +85,8 @@ impl World {
     pub(super) fn arrival(&mut self, arrival: Arrival) -> Result<(), String> {
         let Some(bytes) = self.network.arrive(arrival) else { return Ok(()) };
         let Arrival { pair, number, from, lane, .. } = arrival;
+        // There is room again on its lane.
+        self.places[from].stirred |= lane == Lane::Live;
         let to = pair.0 + pair.1 - from;
         self.message(from, to, number, lane, &bytes)?;
         self.maybe_end_turn(to)
@@ -243,6 +245,10 @@ impl World {
 
     /// Sends frames, as far as the log is on disk and the lanes have room.
     pub(super) fn ship(&mut self, place: usize) -> Result<(), String> {
+        let Some(process) = self.places[place].process.as_ref() else { return Ok(()) };
+        if !process.has_to_ship() {
+            return Ok(());
+        }
         let origins: Vec<Origin> = self.places.iter().map(|p| p.config.origin).collect();
         let (network, quic) = (&self.network, &mut self.quic);
         let Some(process) = self.places[place].process.as_mut() else { return Ok(()) };

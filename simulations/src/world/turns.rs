@@ -1,6 +1,6 @@
 //! A region's turn: what is due, one commit, replies to clients.
 
-use meridian_clock::{Dot, Time, VersionVector};
+use meridian_clock::{Dot, Time};
 use meridian_keyspace::slot_of;
 use meridian_resp::Value;
 use meridian_store::{Frame, RepairPart, Storage};
@@ -29,28 +29,38 @@ const SWEEPS: u64 = 150;
 const RECONNECT_US: u64 = 50 * MS;
 
 impl World {
-    /// Everything that is due in a region.
+    /// Everything that is due in a region. Nothing is done where nothing is: a region that stood
+    /// still since its last turn, and for which no time has come, costs no more than this look.
     pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
-        self.control_turn(place)?;
         let (now_us, releases) = (self.now_us, self.plan.releases() > 0);
-        let steady_ms = self.places[place].clocks.steady_ms(now_us);
         let primary = self.is_primary(place);
-        let turns = &mut self.places[place].turns;
+        let here = &mut self.places[place];
+        let steady_ms = here.clocks.steady_ms(now_us);
+        let turns = &mut here.turns;
         let release = releases && turns.chance(RELEASES);
         let slot = (primary && turns.chance(SWEEPS)).then(|| slot_of(&turns.pick(&self.keys)));
-        let peers = self.places[place].config.peers.clone();
+        let is_due = here.process.as_ref().is_some_and(|process| {
+            let control = process.control.is_some() && now_us >= here.control_due_us;
+            control || steady_ms >= process.node.idle_until_ms()
+        });
+        if !is_due && !here.stirred && !release && slot.is_none() {
+            return Ok(());
+        }
+        self.control_turn(place)?;
+        let primary = self.is_primary(place);
         let Some(process) = self.process(place) else { return Ok(()) };
-        let (before, now) = (process.vectors(), process.node.engine().stage().now());
+        let (before, now) = (process.written(), process.node.engine().stage().now());
         let waiting = process.residue();
         process.node.tick(steady_ms, primary);
         let collected = waiting.saturating_sub(process.residue());
         if let Some(slot) = slot {
             // As if the sweep had come round to it: a full round takes longer than most runs.
+            let peers = process.config.peers.clone();
             let stage = process.node.engine_mut().stage_mut();
             stage.expire_slot(slot, stage.now(), &peers);
         }
         let released = release && process.release()?;
-        let is_complete = process.node.lags().count() == peers.len();
+        let is_complete = process.node.lags().count() == process.config.peers.len();
         self.counts.residues += collected as u64;
         self.counts.releases += u64::from(released);
         self.counts.releases_without_a_peer += u64::from(released && !is_complete);
@@ -74,7 +84,9 @@ impl World {
         self.committed(place, &turn.frames)?;
         self.send_effects(place, turn.effects)?;
         self.ship(place)?;
-        self.deliver_replies(place)
+        self.deliver_replies(place)?;
+        self.places[place].stirred = false;
+        Ok(())
     }
 
     /// Frames are in a region's log.
@@ -126,7 +138,7 @@ impl World {
     fn note_writes(
         &mut self,
         place: usize,
-        before: &[VersionVector],
+        before: &[Time],
         now: Time,
         swept: bool,
     ) -> Vec<(u16, Dot)> {
@@ -135,7 +147,7 @@ impl World {
         let mut wrote = Vec::new();
         for (number, before) in (0..self.plan.partitions() as u16).zip(before) {
             let upto = process.node.engine().stage().partition(number).vector.get(me);
-            if upto > before.get(me) {
+            if upto > *before {
                 self.history.note(number, me, Note { upto, now, swept });
                 self.counts.sweeps += u64::from(swept);
                 wrote.push((number, Dot::new(upto, me)));
@@ -180,8 +192,9 @@ impl World {
         let place = self.homes[slot];
         let Some(id) = self.clients[slot].as_ref().map(|c| c.id) else { return Vec::new() };
         let Some(process) = self.process(place) else { return Vec::new() };
+        let before = process.written();
         let engine = process.node.engine_mut();
-        let (before, now) = (engine.stage().vectors(), engine.stage().now());
+        let now = engine.stage().now();
         let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
         engine.execute(id, &args);
         self.counts.commands += 1;
@@ -201,10 +214,9 @@ impl World {
         if output.is_empty() {
             return Ok(());
         }
-        let slots = self.slots();
         for (id, bytes) in output {
             self.trace.mix_bytes(&bytes);
-            let Some(slot) = slots.get(&id).copied() else { continue };
+            let Some(slot) = self.slot_of(id) else { continue };
             let Some(client) = self.clients[slot].as_mut() else { continue };
             for (sent, value) in client.received(&bytes)? {
                 self.counts.replies += 1;

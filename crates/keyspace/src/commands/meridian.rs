@@ -89,7 +89,7 @@ fn digest(call: &mut Call<'_>, args: &[&[u8]]) {
             }
         }
         [word, prefix] if word.eq_ignore_ascii_case(b"prefix") => {
-            let all = (0..SLOTS).flat_map(|slot| call.stage.table(slot).iter());
+            let all = call.stage.occupied_slots().flat_map(|slot| call.stage.table(slot).iter());
             let of = all.filter(|(key, _)| key.starts_with(prefix));
             let (sum, count) = of.fold((0u64, 0i64), |(sum, count), (key, object)| {
                 (sum.wrapping_add(object_digest(key, object)), count + 1)

@@ -127,7 +127,8 @@ fn keys(call: &mut Call<'_>) {
     let pattern = call.args[1];
     let wants = |key: &[u8]| pattern == b"*" || glob::matches(pattern, key);
     let (stage, now) = (&*call.stage, call.now);
-    let found: Vec<&[u8]> = (0..SLOTS)
+    let found: Vec<&[u8]> = stage
+        .occupied_slots()
         .flat_map(|slot| stage.table(slot).iter())
         .filter(|(key, object)| !is_hidden(key) && object.visible(now).is_some() && wants(key))
         .map(|(key, _)| key)
@@ -142,7 +143,7 @@ fn dbsize(call: &mut Call<'_>) {
 
 /// How many keys there are, those that have expired but not been reclaimed included.
 pub(super) fn count(call: &Call<'_>) -> usize {
-    (0..SLOTS).map(|slot| call.stage.table(slot).live()).sum()
+    call.stage.occupied_slots().map(|slot| call.stage.table(slot).live()).sum()
 }
 
 fn randomkey(call: &mut Call<'_>) {

@@ -48,7 +48,7 @@ impl Stage {
         self.parts.iter_mut().for_each(Partition::forget_residue);
         // And what the checkpoint holds was not seen happening.
         self.conflicts.clear();
-        for slot in self.occupied_slots() {
+        for slot in self.occupied_slots().collect::<Vec<_>>() {
             let mut found = Vec::new();
             for (key, object) in self.tables[usize::from(slot)].iter() {
                 let mut conflict = object.has_mixed_types();

@@ -163,7 +163,7 @@ impl Donation {
     ) -> Option<Vec<RepairMessage>> {
         let frozen = stage.frozen(self.partition).filter(|f| !f.is_lost())?;
         while *budget > 0
-            && let Some(slot) = self.slots.next()
+            && let Some(slot) = stage.next_occupied(&mut self.slots)
         {
             let before = self.held.len();
             self.look(stage, slot);

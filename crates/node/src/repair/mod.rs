@@ -88,8 +88,10 @@ struct Wish {
 }
 
 /// All repairs of a node, both sides.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Repairs {
+    /// About how many elements are looked at in one go.
+    portion: usize,
     wanted: BTreeMap<u16, Wish>,
     /// When somebody nearer last gave in the place of who was asked first, by partition.
     stood_in: BTreeMap<u16, u64>,
@@ -114,7 +116,27 @@ pub struct Repaired {
     pub divergent: Vec<Name>,
 }
 
+impl Default for Repairs {
+    fn default() -> Repairs {
+        Repairs {
+            portion: REPAIR_SCAN_ELEMENTS,
+            wanted: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            donating: BTreeMap::new(),
+            scrubs: Scrubs::default(),
+            number: 0,
+            said: Vec::new(),
+            counts: RepairCounts::default(),
+        }
+    }
+}
+
 impl Repairs {
+    /// Looks at about so many elements in one go, instead of [`REPAIR_SCAN_ELEMENTS`].
+    pub fn limit_portion(&mut self, elements: usize) {
+        self.portion = elements;
+    }
+
     /// A partition should be repaired from a peer.
     pub fn want(&mut self, partition: u16, donor: Origin) {
         if !self.receiving.contains_key(&partition) {
@@ -264,7 +286,7 @@ impl Repairs {
         durable: &[VersionVector],
         now_ms: u64,
     ) -> Vec<Repaired> {
-        let mut budget = REPAIR_SCAN_ELEMENTS;
+        let mut budget = self.portion;
         let mut lost = Vec::new();
         for (place, donation) in &mut self.donating {
             let said = donation.work(stage, durable, &mut budget);

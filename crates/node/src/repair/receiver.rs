@@ -155,7 +155,7 @@ impl Receipt {
             heard_ms: now_ms,
         };
         if stage.ablations().repair_looks_early {
-            while let Some(slot) = receipt.slots.next() {
+            while let Some(slot) = stage.next_occupied(&mut receipt.slots) {
                 receipt.look(stage, slot);
             }
         }
@@ -314,7 +314,7 @@ impl Receipt {
     pub fn work(&mut self, stage: &Stage, budget: &mut usize) -> Vec<RepairMessage> {
         if matches!(self.phase, Phase::Looking) {
             while *budget > 0
-                && let Some(slot) = self.slots.next()
+                && let Some(slot) = stage.next_occupied(&mut self.slots)
             {
                 let before = self.own.len();
                 self.look(stage, slot);
@@ -571,7 +571,8 @@ fn open_body(bodies: &mut Vec<Vec<u8>>, room: usize) -> &mut Vec<u8> {
 /// Elements of a partition that are held here and not among those that came.
 fn absent_after(stage: &Stage, partition: u16, bodies: &[Vec<u8>]) -> BTreeMap<Name, u64> {
     let mut absent = BTreeMap::new();
-    for slot in slots_of(stage, partition) {
+    let mut slots = slots_of(stage, partition);
+    while let Some(slot) = stage.next_occupied(&mut slots) {
         for (key, object) in stage.table(slot).iter() {
             object.each(|element, _| {
                 absent.insert((Box::from(key), ElementKey::of(element)), 0);
