@@ -111,6 +111,11 @@ impl Donation {
         self.partition
     }
 
+    /// Whether the receiver only compares.
+    pub fn is_scrub(&self) -> bool {
+        self.lasting
+    }
+
     /// When the receiver was last heard.
     pub fn heard_ms(&self) -> u64 {
         self.heard_ms

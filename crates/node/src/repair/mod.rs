@@ -357,6 +357,9 @@ impl Repairs {
                     return Err(Malformed("repair of a partition that does not exist"));
                 }
                 let theirs = vector.unpack()?;
+                if !lasting {
+                    self.make_way(stage, partition);
+                }
                 let taken = self.donating.len() >= MAX_DONATIONS
                     || self.donating.contains_key(&place)
                     || stage.frozen(partition).is_some();
@@ -382,6 +385,20 @@ impl Repairs {
             },
         }
         Ok(())
+    }
+
+    /// Whoever lacks something goes before whoever only compares: a scrub that stands in the way
+    /// of a repair is refused, and comes round again.
+    fn make_way(&mut self, stage: &mut Stage, partition: u16) {
+        let is_full = self.donating.len() >= MAX_DONATIONS;
+        let in_the_way = |d: &Donation| d.is_scrub() && (is_full || d.partition() == partition);
+        let scrubs: Vec<_> =
+            self.donating.iter().filter(|(_, d)| in_the_way(d)).map(|(place, _)| *place).collect();
+        for place in scrubs {
+            let refuse = RepairMessage::Refuse { number: place.1, reason: Refusal::Busy };
+            self.said.push((place.0, refuse));
+            self.end_donation(stage, place);
+        }
     }
 
     fn answer(
