@@ -14,8 +14,10 @@ const FIXED: u64 = 2000;
 /// Fresh seeds.
 const FRESH: u64 = 600;
 
-/// Seeds that are all run over QUIC: its rarer paths need more of them than the fixed ones have.
+/// Seeds that are all run over QUIC: its rarer paths need more of them than the fixed ones have,
+/// and more time.
 const OVER_QUIC: u64 = 60;
+const LONG_OVER_QUIC: &str = "quic=1 active=3000000 cut=500000";
 
 /// Runs plans, panics with the first failure and what replays it, and adds up what happened.
 fn check(plans: impl Iterator<Item = Plan>) -> Counts {
@@ -31,7 +33,8 @@ fn check(plans: impl Iterator<Item = Plan>) -> Counts {
 
 #[test]
 fn even_seeds_hold_and_meet_every_kind_of_fault() {
-    let over_quic = (0..OVER_QUIC).map(|seed| Plan::of(seed).with("quic=1").expect("a plan"));
+    let over_quic = |seed| Plan::of(seed).with(LONG_OVER_QUIC).expect("a plan");
+    let over_quic = (0..OVER_QUIC).map(over_quic);
     let counts = check((0..FIXED).step_by(2).map(Plan::of).chain(over_quic));
     for (name, count) in counts.fields() {
         assert!(count > 0, "no {name} in {} seeds: nothing was learnt about it", FIXED / 2);

@@ -85,8 +85,6 @@ impl World {
     pub(super) fn arrival(&mut self, arrival: Arrival) -> Result<(), String> {
         let Some(bytes) = self.network.arrive(arrival) else { return Ok(()) };
         let Arrival { pair, number, from, lane, .. } = arrival;
-        // There is room again on its lane.
-        self.places[from].stirred |= lane == Lane::Live;
         let to = pair.0 + pair.1 - from;
         self.message(from, to, number, lane, &bytes)?;
         self.maybe_end_turn(to)

@@ -12,6 +12,7 @@ use crate::{
     history::Note,
     lockstep::Lockstep,
     plan::{Family, MS},
+    region::Region,
     workload::{Command, family_of},
 };
 
@@ -85,7 +86,9 @@ impl World {
         self.send_effects(place, turn.effects)?;
         self.ship(place)?;
         self.deliver_replies(place)?;
-        self.places[place].stirred = false;
+        // What found no room on its lane is tried again.
+        let here = &mut self.places[place];
+        here.stirred = here.process.as_ref().is_some_and(Region::has_to_ship);
         Ok(())
     }
 
