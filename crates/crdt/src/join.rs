@@ -81,11 +81,13 @@ fn join_regs(regs: &mut Vec<Reg>, theirs: &Cell, join: &Join<'_>) {
 }
 
 fn join_rows(rows: &mut Vec<Row>, theirs: &[Row], join: &Join<'_>) {
-    // A row that they had seen and hold no more was reset, and its origin knows of the reset.
+    // A row that they had seen and hold no more was reset, and its origin knows of the reset. So
+    // was one of which they hold less than they had seen: its last increments were left out of a
+    // bundle, which happens only together with the reset that follows on them.
     for mine in rows.iter_mut() {
         let seen = join.theirs.get(mine.origin);
-        let holds = theirs.iter().any(|r| r.origin == mine.origin && r.birth == mine.birth);
-        if !holds && mine.last <= seen {
+        let other = theirs.iter().find(|r| r.origin == mine.origin && r.birth == mine.birth);
+        if other.is_none_or(|other| other.last < mine.last) && mine.last <= seen {
             mine.cut(seen, mine.sum);
         }
     }
@@ -94,7 +96,13 @@ fn join_rows(rows: &mut Vec<Row>, theirs: &[Row], join: &Join<'_>) {
         match mine {
             // This region's own row: it is gone because this region has reset it.
             None if other.origin == join.me => {}
-            Some(mine) if mine.birth == other.birth => mine.raise(other),
+            Some(mine) if mine.birth == other.birth => {
+                let was_left_out = mine.last < other.last;
+                mine.raise(other);
+                if was_left_out && other.last <= join.ours.get(other.origin) {
+                    mine.cut(other.last, other.sum);
+                }
+            }
             _ if other.last <= join.ours.get(other.origin) => {}
             None => rows.push(other.clone()),
             Some(mine) if mine.birth < other.birth => *mine = other.clone(),
@@ -224,6 +232,21 @@ mod tests {
         let cell = joined(mine, &[(0, 3), (1, 5)], &Cell::default(), &[(1, 8)]);
         assert_eq!(cell.rows_total(Time::ZERO), Amount::from_int(4), "its own was not seen there");
         assert!(cell.has_residue(Origin(0)));
+    }
+
+    #[test]
+    fn increments_that_a_bundle_left_out_were_reset_with_it() {
+        // One side has applied them one by one and not the reset; the other a bundle of both.
+        let mut short = row(1, 2, 5, 10);
+        short.cut(Time(5), Amount::from_int(10));
+        let long = row(1, 2, 7, 13);
+        let cell = |row: &Row| Cell::from_parts(vec![], vec![row.clone()]);
+        let there = joined(cell(&long), &[(1, 7)], &cell(&short), &[(1, 9)]);
+        assert_eq!(there.rows_total(Time::ZERO), Amount::from_int(0), "the reset was seen there");
+        let here = joined(cell(&short), &[(1, 9)], &cell(&long), &[(1, 7)]);
+        assert_eq!(here.rows_total(Time::ZERO), Amount::from_int(0), "the reset was seen here");
+        let grown = joined(cell(&short), &[(1, 5)], &cell(&long), &[(1, 7)]);
+        assert_eq!(grown.rows_total(Time::ZERO), Amount::from_int(3), "these are news");
     }
 
     #[test]

@@ -88,10 +88,10 @@ struct Wish {
 }
 
 /// All repairs of a node, both sides.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Repairs {
-    /// About how many elements are looked at in one go.
-    portion: usize,
+    /// About how many elements are looked at in one go, if not [`REPAIR_SCAN_ELEMENTS`].
+    portion: Option<usize>,
     wanted: BTreeMap<u16, Wish>,
     /// When somebody nearer last gave in the place of who was asked first, by partition.
     stood_in: BTreeMap<u16, u64>,
@@ -116,25 +116,10 @@ pub struct Repaired {
     pub divergent: Vec<Name>,
 }
 
-impl Default for Repairs {
-    fn default() -> Repairs {
-        Repairs {
-            portion: REPAIR_SCAN_ELEMENTS,
-            wanted: BTreeMap::new(),
-            receiving: BTreeMap::new(),
-            donating: BTreeMap::new(),
-            scrubs: Scrubs::default(),
-            number: 0,
-            said: Vec::new(),
-            counts: RepairCounts::default(),
-        }
-    }
-}
-
 impl Repairs {
     /// Looks at about so many elements in one go, instead of [`REPAIR_SCAN_ELEMENTS`].
     pub fn limit_portion(&mut self, elements: usize) {
-        self.portion = elements;
+        self.portion = Some(elements);
     }
 
     /// A partition should be repaired from a peer.
@@ -286,7 +271,7 @@ impl Repairs {
         durable: &[VersionVector],
         now_ms: u64,
     ) -> Vec<Repaired> {
-        let mut budget = self.portion;
+        let mut budget = self.portion.unwrap_or(REPAIR_SCAN_ELEMENTS);
         let mut lost = Vec::new();
         for (place, donation) in &mut self.donating {
             let said = donation.work(stage, durable, &mut budget);
