@@ -136,18 +136,27 @@ impl<'a> Pair<'a> {
         let began = Instant::now();
         let mut phases = Phases::default();
         let digest = |region: &Region| Client::connect(region.redis)?.call(&["MERIDIAN", "DIGEST"]);
-        poll_until_within(PATIENCE, "both regions to be the same", || {
+        let seconds = poll_until_within(PATIENCE, "both regions to be the same", || {
             // The admin port may come up after the one for clients.
             let Ok(status) = self.status(1) else { return Ok(None) };
             phases.look(&status, self.regions[0].name, began.elapsed());
             // The digests cost something: only once the repairs are through.
             let busy = status["repairs"]["outstanding"].as_u64() != Some(0)
                 || status["caught_up"].as_bool() != Some(true);
-            let same = !busy && digest(&self.regions[0])? == digest(&self.regions[1])?;
-            Ok(same.then_some(()))
+            if busy {
+                return Ok(None);
+            }
+            // Of both at the same time: what they take is not a part of the healing.
+            let seconds = began.elapsed().as_secs_f64();
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(|| digest(&self.regions[0]));
+                let other = digest(&self.regions[1]);
+                (one.join(), other)
+            });
+            let one = one.map_err(|_| anyhow::anyhow!("who asked for a digest panicked"))?;
+            Ok((one? == other?).then_some(seconds))
         })
         .with_context(|| format!("{}\n{}", there.last_words(), here.last_words()))?;
-        let seconds = began.elapsed().as_secs_f64();
         // A status may be a moment old: one that was taken after the end.
         let ended = SystemTime::now().duration_since(UNIX_EPOCH).context("clock")?.as_millis();
         let status = poll_until("a status from after the end", || {

@@ -14,16 +14,21 @@ use crate::limits::{
 pub struct Saving {
     raw: u64,
     wire: u64,
-    spent_us: u64,
+    /// The batch that was quickest for its size: bytes, and microseconds. The others were kept from
+    /// the processor, or had to fetch memory first.
+    quickest: (u64, u64),
     /// Bytes to send as they are before the next sample.
     skip: u64,
     /// How many that will be when the next sample disappoints.
     next_skip: u64,
 }
 
+/// Slower than any batch.
+const NOTHING: (u64, u64) = (1, u64::MAX);
+
 impl Default for Saving {
     fn default() -> Self {
-        Saving { raw: 0, wire: 0, spent_us: 0, skip: 0, next_skip: SAVING_SKIP_BYTES_MIN }
+        Saving { raw: 0, wire: 0, quickest: NOTHING, skip: 0, next_skip: SAVING_SKIP_BYTES_MIN }
     }
 }
 
@@ -39,20 +44,23 @@ impl Saving {
     pub fn note(&mut self, raw: usize, wire: usize, spent_us: u64) {
         self.raw += raw as u64;
         self.wire += wire as u64;
-        self.spent_us += spent_us;
+        if spent_us.saturating_mul(self.quickest.0) < self.quickest.1.saturating_mul(raw as u64) {
+            self.quickest = (raw as u64, spent_us);
+        }
         if self.raw < SAVING_SAMPLE_BYTES {
             return;
         }
         let saved = self.raw.saturating_sub(self.wire);
         let is_share = saved * 100 >= self.raw * SAVED_PERCENT_MIN;
-        let is_cheap = saved * 1_000_000 >= self.spent_us * SAVED_BYTES_PER_CPU_SECOND_MIN;
+        let spent_us = self.quickest.1.saturating_mul(self.raw) / self.quickest.0.max(1);
+        let is_cheap = saved * 1_000_000 >= spent_us.saturating_mul(SAVED_BYTES_PER_CPU_SECOND_MIN);
         if is_share && is_cheap {
             self.next_skip = SAVING_SKIP_BYTES_MIN;
         } else {
             self.skip = self.next_skip;
             self.next_skip = (2 * self.next_skip).min(SAVING_SKIP_BYTES_MAX);
         }
-        (self.raw, self.wire, self.spent_us) = (0, 0, 0);
+        (self.raw, self.wire, self.quickest) = (0, 0, NOTHING);
     }
 }
 
@@ -88,6 +96,16 @@ mod tests {
         let skipped = SAVING_SKIP_BYTES_MAX as usize / 10_000 + 1;
         assert!(check(&mut saving, 20_000, 20, 30) >= 20_000 - skipped);
         assert_eq!(check(&mut saving, 1000, 20, 30), 1000);
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_taken_for_a_slow_compressor() {
+        let mut saving = Saving::default();
+        for batch in 0..1000 {
+            assert!(saving.wants(10_000), "batch {batch}");
+            // Every other time somebody else has the processor.
+            saving.note(10_000, 5_000, if batch % 2 == 0 { 30 } else { 8_000 });
+        }
     }
 
     #[test]
