@@ -350,7 +350,11 @@ impl DataNode {
                 self.clocks.hear(&mut self.engine, from, &note);
                 Ok(())
             }
-            PeerMessage::Subscribe(_) | PeerMessage::Raft(_) | PeerMessage::Members(_) => Ok(()),
+            // The shell hears for us what has moved.
+            PeerMessage::Subscribe(_)
+            | PeerMessage::Raft(_)
+            | PeerMessage::Members(_)
+            | PeerMessage::Moved(_) => Ok(()),
         };
         if let Err(reason) = result {
             self.effects.push(DataEffect::Disconnect { peer: from, session, reason });

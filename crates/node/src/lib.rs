@@ -15,6 +15,7 @@ pub mod limits;
 mod recovery;
 mod repair;
 mod shipper;
+pub mod watermarks;
 pub mod wire;
 
 pub use checkpoint::{CheckpointRun, export, export_slot};

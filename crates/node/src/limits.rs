@@ -3,6 +3,9 @@
 /// Watermarks (acknowledgements and promises) are sent this often, in milliseconds.
 pub const WATERMARK_EVERY_MS: u64 = 100;
 
+/// One in so many watermarks of a session is whole; the others tell what has moved.
+pub const WATERMARK_WHOLE_EVERY: u64 = 50;
+
 /// A peer whose clock is known is asked for it this often, in milliseconds; else with every
 /// watermark.
 pub const NOTE_EVERY_MS: u64 = 500;

@@ -77,6 +77,12 @@ impl Shipper {
         self.spoken.insert(peer, newest);
     }
 
+    /// Whether a peer understands what a protocol brought.
+    #[must_use]
+    pub fn understands(&self, peer: Origin, since: u16) -> bool {
+        self.spoken.get(&peer).is_some_and(|newest| *newest >= since)
+    }
+
     /// Changes who the peers are. The log is kept for a new one from now on; for one that is gone
     /// it is kept no longer.
     pub fn set_peers(&mut self, peers: &[Origin]) {

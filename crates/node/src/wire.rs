@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meridian_clock::{ClockNote, Origin};
 use meridian_codec::{Malformed, control};
 use meridian_replication::{
-    CLOCK_SINCE, Hello, PROTOCOL_OLDEST, REPAIR_SINCE, Subscribe, Watermark,
+    CLOCK_SINCE, Hello, MOVED_SINCE, PROTOCOL_OLDEST, REPAIR_SINCE, Subscribe, Watermark,
     limits::MAX_BATCH_BYTES, repair::RepairMessage,
 };
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,21 @@ pub enum PeerMessage {
     Clock(ClockNote),
     /// The agreed state as the sender knows it, so that a region that was away finds new ones.
     Members(Vec<u8>),
+    /// In place of a watermark: what has moved since the one before in the session.
+    Moved(Moved),
+}
+
+/// What a watermark tells beyond the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The digest of the one before: what follows on another one means nothing.
+    pub after: u64,
+    /// Partition, ordinal and time of what has moved.
+    pub entries: Vec<(u16, u16, u64)>,
+    /// See [`Watermark::now`].
+    pub now: u64,
+    /// See [`Watermark::physical_ms`].
+    pub physical_ms: u64,
 }
 
 impl PeerMessage {
@@ -77,12 +92,13 @@ impl PeerMessage {
                 REPAIR_SINCE
             }
             PeerMessage::Clock(_) => CLOCK_SINCE,
+            PeerMessage::Moved(_) => MOVED_SINCE,
         }
     }
 }
 
 /// How many kinds of messages this build knows.
-const KINDS: u8 = 8;
+const KINDS: u8 = 9;
 
 /// The largest kind that takes one byte (bincode's variable-length integers).
 const KIND_MAX: u8 = 250;
@@ -169,6 +185,12 @@ mod tests {
             PeerMessage::Repair(RepairMessage::Close { number: 1 }),
             PeerMessage::Clock(ClockNote { number: 1, physical_us: 2, answers: Some((3, 4)) }),
             PeerMessage::Members(vec![1]),
+            PeerMessage::Moved(Moved {
+                after: 1,
+                entries: vec![(1, 2, 3)],
+                now: 4,
+                physical_ms: 5,
+            }),
         ]
     }
 

@@ -30,6 +30,6 @@ pub use router::{PeerView, Router, Upstreams};
 pub use sender::{LastPacked, LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
 pub use version::{
-    BUNDLE_SINCE, CLOCK_SINCE, PACKED_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST, REPAIR_SINCE,
-    Versions,
+    BUNDLE_SINCE, CLOCK_SINCE, MOVED_SINCE, PACKED_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST,
+    REPAIR_SINCE, Versions,
 };

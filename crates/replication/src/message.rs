@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
 use meridian_codec::{Malformed, Reader, put_bytes, put_varint};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{limits::MAX_BATCH_BYTES, pack};
 
@@ -18,6 +19,49 @@ impl Vectors {
     pub fn pack(vectors: &[VersionVector]) -> Vectors {
         let pack = |v: &VersionVector| v.iter().map(|(o, t)| (o.0, t.0)).collect();
         Vectors(vectors.iter().map(pack).collect())
+    }
+
+    /// What has moved since `before`: partition, ordinal, time. None if that cannot be told so, since
+    /// something is not there any more.
+    #[must_use]
+    pub fn moved_since(&self, before: &Vectors) -> Option<Vec<(u16, u16, u64)>> {
+        if self.0.len() != before.0.len() {
+            return None;
+        }
+        let mut moved = Vec::new();
+        for (partition, (now, then)) in (0..).zip(self.0.iter().zip(&before.0)) {
+            let time_of = |list: &[(u16, u64)], ordinal: u16| {
+                list.iter().find(|(o, _)| *o == ordinal).map(|(_, time)| *time)
+            };
+            if now.len() < then.len() || then.iter().any(|(o, _)| time_of(now, *o).is_none()) {
+                return None;
+            }
+            let news = now.iter().filter(|(o, time)| time_of(then, *o) != Some(*time));
+            moved.extend(news.map(|(ordinal, time)| (partition, *ordinal, *time)));
+        }
+        Some(moved)
+    }
+
+    /// Moves entries, as [`Vectors::moved_since`] tells them.
+    ///
+    /// # Errors
+    /// [`Malformed`] for a partition that is not there or an ordinal that is too large; some entries
+    /// may have been moved then.
+    pub fn advance(&mut self, entries: &[(u16, u16, u64)]) -> Result<(), Malformed> {
+        for (partition, ordinal, time) in entries {
+            let list = self.0.get_mut(usize::from(*partition));
+            let list = list.ok_or(Malformed("entry of a partition that is not there"))?;
+            if usize::from(*ordinal) >= MAX_REGIONS {
+                return Err(Malformed("ordinal too large"));
+            }
+            // In order of ordinals, as vectors are packed.
+            match list.binary_search_by_key(ordinal, |(o, _)| *o) {
+                Ok(at) => list[at].1 = *time,
+                Err(at) if list.len() < MAX_REGIONS => list.insert(at, (*ordinal, *time)),
+                Err(_) => return Err(Malformed("more entries than there are ordinals")),
+            }
+        }
+        Ok(())
     }
 
     /// Back to one vector a partition.
@@ -98,6 +142,23 @@ pub struct Watermark {
     pub now: u64,
     /// The sender's physical clock, in milliseconds since 1970.
     pub physical_ms: u64,
+}
+
+impl Watermark {
+    /// Tells it from the others of a session.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut bytes = Vec::new();
+        put_varint(&mut bytes, self.now);
+        for list in &self.vectors.0 {
+            put_varint(&mut bytes, list.len() as u64);
+            for (ordinal, time) in list {
+                put_varint(&mut bytes, u64::from(*ordinal));
+                bytes.extend_from_slice(&time.to_le_bytes());
+            }
+        }
+        xxh3_64(&bytes)
+    }
 }
 
 /// Frames in log order, as one message of the live lane: `number | (length | frame)*`, or the same

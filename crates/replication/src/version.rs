@@ -18,7 +18,7 @@ pub const PROTOCOL_OLDEST: u16 = 1;
 /// 1. Hello, Subscribe, Watermark, Raft.
 /// 2. Behind, Repair, Clock; frames that are bundles. Messages of a kind that is not known are skipped, so that later versions may
 ///    add some.
-/// 3. Packed batches.
+/// 3. Packed batches; watermarks that tell what has moved.
 pub const PROTOCOL_NEWEST: u16 = 3;
 
 /// The protocol that brought state repair.
@@ -29,6 +29,9 @@ pub const BUNDLE_SINCE: u16 = 2;
 
 /// The protocol that brought packed batches.
 pub const PACKED_SINCE: u16 = 3;
+
+/// The protocol that brought watermarks that tell what has moved.
+pub const MOVED_SINCE: u16 = 3;
 
 /// The protocol that brought questions about the time.
 pub const CLOCK_SINCE: u16 = 2;

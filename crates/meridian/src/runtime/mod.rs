@@ -218,6 +218,7 @@ impl Node {
             limit: config.cluster.storage.log_limit.0,
             waiting: BTreeMap::new(),
             waiting_bulk: BTreeMap::new(),
+            tellers: BTreeMap::new(),
             backlog: Arc::clone(&backlog),
         };
         let dispatcher = Dispatcher {

@@ -19,9 +19,10 @@ use meridian_failover::{ControlState, MemberChange};
 use meridian_mesh::{DownReason, Lane, MeshEvent, MeshHandle, Refusal, SendError, SessionId};
 use meridian_node::{
     DataEffect, Shipper,
+    watermarks::{Listener, Teller},
     wire::{Assembler, PeerMessage, pieces},
 };
-use meridian_replication::{Batch, Subscribe};
+use meridian_replication::{Batch, MOVED_SINCE, Subscribe};
 use meridian_store::{LogPosition, StoreError};
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
@@ -147,6 +148,7 @@ impl Dispatcher {
     /// When another part of the node has ended.
     pub async fn run(mut self) -> Result<()> {
         let mut assembler = Assembler::default();
+        let mut listeners = BTreeMap::new();
         while let Some(event) = self.events.recv().await {
             match event {
                 MeshEvent::PeerUp { peer, session } => {
@@ -165,13 +167,19 @@ impl Dispatcher {
                     tracing::info!(peer, %reason, "peer disconnected");
                     let origin = Origin(peer);
                     assembler.forget(origin);
+                    listeners.remove(&peer);
                     self.executor.send(ToExecutor::PeerDown(origin, session.0)).await?;
                     self.tell_shipper(ToShipper::PeerDown(origin, session.0)).await?;
                 }
                 MeshEvent::Message { peer, session, lane, bytes } => {
                     let taken = match lane {
                         Lane::Control | Lane::Bulk => {
-                            self.control_message(peer, session, &bytes).await
+                            let heard =
+                                listeners.entry(peer).or_insert((session, Listener::default()));
+                            if heard.0 != session {
+                                *heard = (session, Listener::default());
+                            }
+                            self.control_message(peer, session, &bytes, &mut heard.1).await
                         }
                         Lane::Live => self.piece(&mut assembler, peer, session, &bytes).await,
                     };
@@ -196,10 +204,20 @@ impl Dispatcher {
         self.shipper.send(message).await.ok().context("the shipper has ended")
     }
 
-    async fn control_message(&self, peer: u16, session: SessionId, bytes: &[u8]) -> Result<()> {
+    async fn control_message(
+        &self,
+        peer: u16,
+        session: SessionId,
+        bytes: &[u8],
+        listener: &mut Listener,
+    ) -> Result<()> {
         let origin = Origin(peer);
         let Some(message) = PeerMessage::decode(bytes)? else {
             tracing::debug!(peer, kind = bytes.first(), "a newer peer says what is not known here");
+            return Ok(());
+        };
+        let Some(message) = listener.hear(message)? else {
+            tracing::debug!(peer, "a watermark does not follow on what was heard");
             return Ok(());
         };
         match message {
@@ -274,6 +292,8 @@ pub struct ShipperTask {
     pub limit: u64,
     /// Read from the log and cut into pieces, but not sent: at most one read for each peer.
     pub waiting: BTreeMap<Origin, VecDeque<Bytes>>,
+    /// What each peer was told last in its session.
+    pub tellers: BTreeMap<Origin, (u64, Teller)>,
     /// Answers to repairs that wait for room: at most what the peers have granted.
     pub waiting_bulk: BTreeMap<Origin, VecDeque<Bytes>>,
     /// Backlog by peer, for metrics.
@@ -328,6 +348,7 @@ impl ShipperTask {
             ToShipper::PeerDown(peer, session) => {
                 self.waiting.remove(&peer);
                 self.waiting_bulk.remove(&peer);
+                self.tellers.remove(&peer);
                 self.shipper.peer_down(peer, session);
             }
             ToShipper::Members(peers) => {
@@ -347,9 +368,13 @@ impl ShipperTask {
             }
             DataEffect::Send { peer, session, message } => {
                 self.shipper.said(&message, self.reader.durable());
+                let message = self.shorten(peer, session, message);
                 let bytes = Bytes::from(message.encode());
                 let sent = self.mesh.try_send(peer.0, SessionId(session), Lane::Control, bytes);
                 if let Err(error) = sent {
+                    if let Some((_, teller)) = self.tellers.get_mut(&peer) {
+                        teller.lost();
+                    }
                     tracing::debug!(%peer, ?error, "control message not sent");
                 }
             }
@@ -359,6 +384,19 @@ impl ShipperTask {
             }
             DataEffect::Fork { .. } | DataEffect::Diverged { .. } => {}
         }
+    }
+
+    /// A watermark tells only what has moved, to who understands that.
+    fn shorten(&mut self, peer: Origin, session: u64, message: PeerMessage) -> PeerMessage {
+        let PeerMessage::Watermark(watermark) = message else { return message };
+        if !self.shipper.understands(peer, MOVED_SINCE) {
+            return PeerMessage::Watermark(watermark);
+        }
+        let (current, teller) = self.tellers.entry(peer).or_default();
+        if *current != session {
+            (*current, *teller) = (session, Teller::default());
+        }
+        teller.tell(watermark)
     }
 
     /// Sends what may be sent now, with one read of the log for each peer, those that have the least
