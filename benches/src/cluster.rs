@@ -72,7 +72,10 @@ impl<'a> Cluster<'a> {
 
 /// Waits until `to` has everything that `from` has now.
 pub fn wait_until_same(from: &Region, to: &Region, patience: Duration) -> Result<()> {
-    let token = Client::connect(from.redis)?.call(&["MERIDIAN", "TOKEN"])?;
+    let mut client = Client::connect(from.redis)?;
+    // A token that is asked for after anything was looked at covers all that is there.
+    client.call(&["GET", "bench:anything"])?;
+    let token = client.call(&["MERIDIAN", "TOKEN"])?;
     let token = token.as_bytes().context("a token is a string")?.to_vec();
     let mut client = Client::connect(to.redis)?;
     poll_until_within(patience, "a region to have everything", || {

@@ -671,6 +671,24 @@ mod tests {
         assert_eq!(Batch::plain(&bytes), Err(Malformed("packed batch is too large")));
     }
 
+    /// What protocol 3 sends, byte for byte: whoever changes it needs another protocol.
+    #[test]
+    fn the_layout_is_that_of_protocol_3() {
+        let value = Action::Assign { element: Element::Field(b"f"), value: b"v", ttl: Time::MAX };
+        let ops = [
+            (2, incr(b"user:1", 990, 7)),
+            (0, Op::new(b"user:2", value)),
+            (0, Op::new(b"user:2", Action::Expire { deadline: Time::from_ms(5) })),
+        ];
+        let frame = frame(1000, &ops);
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let packed = Batch::packed(9, &[&frame]);
+        assert_eq!(hex(&packed), PROTOCOL_3);
+    }
+
+    const PROTOCOL_3: &str = "000905030702010002d00f08f501000000000000040610c8020302000002000a02\
+        0c020f757365723a31de03000000000000320201660102020e0a017600";
+
     fn any_op() -> impl Strategy<Value = (u64, (u8, u8, u8, u64, bool))> {
         let gap = prop_oneof![Just(0u64), 0..200u64, any::<u32>().prop_map(u64::from)];
         (gap, (0..7u8, 0..9u8, 0..4u8, any::<u64>(), any::<bool>()))

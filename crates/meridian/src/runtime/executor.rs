@@ -17,7 +17,7 @@ use meridian_clock::{Origin, Time};
 use meridian_disk::LogWriter;
 use meridian_failover::{CheckReport, StepOutcome};
 use meridian_keyspace::Engine;
-use meridian_node::{DataEffect, DataNode, export, export_slot};
+use meridian_node::{DataEffect, DataNode, export, export_slot, wire::PeerMessage};
 use mio::{Events, Poll, Token};
 use tokio::sync::{mpsc, watch};
 
@@ -245,6 +245,11 @@ impl Executor {
             ToExecutor::PeerUp(peer, session) => self.node.peer_up(peer, session),
             ToExecutor::PeerDown(peer, session) => self.node.peer_down(peer, session),
             ToExecutor::Message(peer, session, message) => {
+                if matches!(message, PeerMessage::Clock(_)) {
+                    // The note may have been written after this turn began: with the time of then
+                    // the peer's clock would seem to be ahead by as much.
+                    self.follow_clocks();
+                }
                 self.node.message(peer, session, message);
             }
             ToExecutor::Batch(peer, session, bytes) => self.node.batch(peer, session, &bytes),
