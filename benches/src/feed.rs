@@ -29,7 +29,7 @@ pub fn run(program: &Path, directory: &Path, seconds: u64) -> Result<String> {
     let mut out = format!(
         "one region is written to for {seconds} s over {CONNECTIONS} connections, {PIPELINE} commands \
          at a time; two others get everything\n\
-         {:<28}{:>12}{:>14}{:>10}{:>14}{:>16}\n",
+         {:<28}{:>12}{:>14}{:>10}{:>14}{:>20}\n",
         "what", "written/s", "replicated/s", "behind s", "wire B/write", "CPU s writer/peer"
     );
     for (payload, name) in [
@@ -51,7 +51,7 @@ pub fn run(program: &Path, directory: &Path, seconds: u64) -> Result<String> {
         let (after, cpu_after) = (sent(&cluster)?, cpu()?);
         let used = |index: usize| cpu_after[index] - cpu_before[index];
         out += &format!(
-            "{name:<28}{:>12.0}{:>14.0}{:>10.2}{:>14.2}{:>10.1} / {:.1}\n",
+            "{name:<28}{:>12.0}{:>14.0}{:>10.2}{:>14.2}{:>14.1} / {:.1}\n",
             count as f64 / written,
             count as f64 / replicated,
             replicated - written,
