@@ -60,11 +60,13 @@ pub enum Ablation {
     DropFolds,
     /// What is left in a bundle is taken to have seen what the bundle's last operation had.
     WidenContext,
+    /// A session goes on in another region without waiting for what it knows.
+    GoUnaware,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 27] = [
+    pub const ALL: [(&'static str, Ablation); 28] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -92,6 +94,7 @@ impl Ablation {
         ("repair-without-residue", Ablation::RepairWithoutResidue),
         ("drop-folds", Ablation::DropFolds),
         ("widen-context", Ablation::WidenContext),
+        ("go-unaware", Ablation::GoUnaware),
     ];
 
     /// The ablation of a name.
@@ -144,7 +147,8 @@ impl Ablation {
             | Ablation::NoRelay
             | Ablation::VoteUnsynced
             | Ablation::DropFolds
-            | Ablation::WidenContext => {}
+            | Ablation::WidenContext
+            | Ablation::GoUnaware => {}
         }
         switches
     }

@@ -6,7 +6,7 @@ use meridian_clock::Dot;
 use meridian_keyspace::ClientId;
 use meridian_resp::{ReplyLimits, ReplyParser, Value};
 
-use crate::workload::Command;
+use crate::{workload::Command, world::Journey};
 
 /// A command that waits for its reply.
 #[derive(Clone, Debug)]
@@ -34,6 +34,12 @@ pub(crate) struct Client {
     sent: VecDeque<Sent>,
     /// The last own write to each key that was acknowledged.
     pub own: BTreeMap<Vec<u8>, Dot>,
+    /// The last write of the session in each partition, by author.
+    pub wrote: Vec<(u16, Dot)>,
+    /// It waits for a token, or until a region has what its token covers.
+    pub travels: bool,
+    /// What it brings, until the region has all of that.
+    pub journey: Option<Journey>,
 }
 
 impl Client {
@@ -44,6 +50,9 @@ impl Client {
             input: Vec::new(),
             sent: VecDeque::new(),
             own: BTreeMap::new(),
+            wrote: Vec::new(),
+            travels: false,
+            journey: None,
         }
     }
 
@@ -69,12 +78,14 @@ impl Client {
 
 /// What was wrong with a reply to a command that is known to be well formed.
 pub(crate) fn complaint(sent: &Sent, value: &Value) -> Option<String> {
-    const EXPECTED: [&[u8]; 5] = [
+    const EXPECTED: [&[u8]; 7] = [
         b"WRONGTYPE ",
         b"ERR value is not an integer",
         b"ERR value is not a valid float",
         b"ERR hash value is not",
         b"ERR increment",
+        b"STALE ",
+        b"ERR session token is from the future",
     ];
     if let Value::Array(values) = value {
         return values.iter().find_map(|value| complaint(sent, value));

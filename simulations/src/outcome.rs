@@ -104,6 +104,10 @@ pub struct Counts {
     pub repaired_elements: u64,
     /// Bundles in logs of those who received them.
     pub bundles: u64,
+    /// Sessions that went on in another region with a token.
+    pub moved_sessions: u64,
+    /// Sessions whose token the next region did not cover in time.
+    pub stale_sessions: u64,
     /// Packets that reached a host of QUIC.
     pub packets: u64,
     /// Sessions over QUIC, counted at each end.
@@ -240,6 +244,8 @@ impl Counts {
             ("repairs given up", &mut self.failed_repairs),
             ("elements repaired", &mut self.repaired_elements),
             ("bundles", &mut self.bundles),
+            ("sessions moved", &mut self.moved_sessions),
+            ("sessions found stale", &mut self.stale_sessions),
             ("packets", &mut self.packets),
             ("QUIC sessions", &mut self.quic_sessions),
             ("packets lost", &mut self.lost_packets),

@@ -214,6 +214,8 @@ numbers! {
     reads set_reads "reads" = 100;
     /// Longest time to live, in milliseconds.
     ttl_ms set_ttl_ms "ttl" = 1000;
+    /// Turns of a client in which it moves to another region with a token, in a thousand.
+    travel set_travel "travel" = 0;
     /// Transactions, in a thousand.
     transactions set_transactions "transactions" = 0;
     /// Every value is longer by this, in bytes, so that frames and batches reach their limits.

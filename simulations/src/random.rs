@@ -33,6 +33,8 @@ pub(crate) enum Stream {
     Healing,
     /// A host's connections.
     Quic,
+    /// Where one client goes.
+    Journey,
 }
 
 /// One stream of randomness.

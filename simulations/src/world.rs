@@ -8,6 +8,7 @@
 mod disks;
 mod faults;
 mod healing;
+mod journeys;
 mod links;
 mod quic;
 #[cfg(test)]
@@ -36,6 +37,8 @@ use crate::{
     trace::Trace,
     workload::{Workload, universe},
 };
+pub(crate) use journeys::Journey;
+
 use faults::Relief;
 use healing::Probe;
 use quic::Fabric;
@@ -166,6 +169,8 @@ pub(crate) struct World {
     clients: Vec<Option<Client>>,
     /// By client, the place that it talks to.
     homes: Vec<usize>,
+    /// By client, where it goes and when.
+    journeys: Vec<Random>,
     next_client: ClientId,
     /// Everything has healed.
     calm: bool,
@@ -203,6 +208,7 @@ impl World {
             quic: (plan.quic() > 0).then(|| Fabric::new(plan.regions() as usize)),
             clients: Vec::new(),
             homes: Vec::new(),
+            journeys: Vec::new(),
             next_client: 1,
             calm: false,
             topology: 0,
@@ -325,6 +331,7 @@ impl World {
                 let think_us = workload.think_us();
                 self.clients.push(None);
                 self.homes.push(index);
+                self.journeys.push(self.plan.stream(Stream::Journey, slot as u64));
                 self.workloads.push(workload);
                 self.add(think_us, Event::Client(slot));
             }

@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 27] = [
+const BOUNDS: [(&str, u64); 28] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -35,6 +35,7 @@ const BOUNDS: [(&str, u64); 27] = [
     ("repair-without-residue", 120),
     ("drop-folds", 300),
     ("widen-context", 80),
+    ("go-unaware", 50),
 ];
 
 /// What a seed's plan gets where a rule of state repair is off: regions that are often alone for

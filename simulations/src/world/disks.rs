@@ -272,6 +272,7 @@ impl World {
             self.counts.betrayals += u64::from(before != kept);
             return Ok(());
         }
+        self.forget_lost(me, &kept);
         let lost = self.history.forget(me, &kept);
         self.counts.lost_operations += lost.len() as u64;
         for promise in &self.promises {

@@ -29,6 +29,7 @@ impl World {
     /// The time of faults is over.
     pub(super) fn heal_all(&mut self) -> Result<(), String> {
         self.calm = true;
+        self.go_home();
         (0..self.places.len()).try_for_each(|place| self.replace_rotten(place))?;
         self.backups.clear();
         self.healed_us = self.now_us;

@@ -171,6 +171,9 @@ impl World {
         }
         let think_us = self.workloads[slot].think_us();
         self.add(think_us, Event::Client(slot));
+        if self.travels(slot) {
+            return self.maybe_end_turn(place);
+        }
         self.connect(slot);
         for command in self.workloads[slot].next() {
             self.execute(slot, command);
@@ -233,7 +236,16 @@ impl World {
         if let Some(complaint) = complaint(&sent, value) {
             return Err(complaint);
         }
+        match sent.command[0].as_slice() {
+            b"MERIDIAN.TOKEN" => {
+                let token = value.as_bytes().ok_or("a token that is no string")?;
+                return self.depart(slot, token);
+            }
+            b"MERIDIAN.AWAIT" => return self.arrive(slot, value),
+            _ => {}
+        }
         self.check_read(slot, &sent, value)?;
+        self.remember(slot, &sent, value);
         let place = &self.places[self.homes[slot]];
         let durable = place.config.durability == meridian_keyspace::Durability::Always;
         for (partition, dot) in &sent.wrote {
