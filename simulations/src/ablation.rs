@@ -62,11 +62,13 @@ pub enum Ablation {
     WidenContext,
     /// A session goes on in another region without waiting for what it knows.
     GoUnaware,
+    /// A restart forgets up to where time was used.
+    ForgetClockFloor,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 28] = [
+    pub const ALL: [(&'static str, Ablation); 29] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -95,6 +97,7 @@ impl Ablation {
         ("drop-folds", Ablation::DropFolds),
         ("widen-context", Ablation::WidenContext),
         ("go-unaware", Ablation::GoUnaware),
+        ("forget-clock-floor", Ablation::ForgetClockFloor),
     ];
 
     /// The ablation of a name.
@@ -148,7 +151,8 @@ impl Ablation {
             | Ablation::VoteUnsynced
             | Ablation::DropFolds
             | Ablation::WidenContext
-            | Ablation::GoUnaware => {}
+            | Ablation::GoUnaware
+            | Ablation::ForgetClockFloor => {}
         }
         switches
     }

@@ -78,13 +78,15 @@ impl Client {
 
 /// What was wrong with a reply to a command that is known to be well formed.
 pub(crate) fn complaint(sent: &Sent, value: &Value) -> Option<String> {
-    const EXPECTED: [&[u8]; 7] = [
+    const EXPECTED: [&[u8]; 9] = [
         b"WRONGTYPE ",
         b"ERR value is not an integer",
         b"ERR value is not a valid float",
         b"ERR hash value is not",
         b"ERR increment",
         b"STALE ",
+        b"CLOCKSKEW ",
+        b"EXECABORT ",
         b"ERR session token is from the future",
     ];
     if let Value::Array(values) = value {

@@ -21,9 +21,20 @@ impl Clocks {
         self.elapsed_us(now_us).saturating_add(EPOCH_US).saturating_add_signed(self.offset_us)
     }
 
+    /// The steady clock and the time of day, both in microseconds.
+    pub fn both_us(&self, now_us: u64) -> (u64, u64) {
+        (self.uptime_us + self.elapsed_us(now_us), self.physical_us(now_us))
+    }
+
     /// The steady clock, in milliseconds.
     pub fn steady_ms(&self, now_us: u64) -> u64 {
         (self.uptime_us + self.elapsed_us(now_us)) / 1000
+    }
+
+    /// From now on both clocks run as they should; the time of day is right but for `offset_us`.
+    pub fn set_right(&mut self, now_us: u64, offset_us: i64) {
+        let (steady_us, _) = self.both_us(now_us);
+        *self = Clocks { offset_us, drift_ppm: 0, uptime_us: steady_us.saturating_sub(now_us) };
     }
 
     fn elapsed_us(&self, now_us: u64) -> u64 {

@@ -108,6 +108,10 @@ pub struct Counts {
     pub moved_sessions: u64,
     /// Sessions whose token the next region did not cover in time.
     pub stale_sessions: u64,
+    /// Regions that began to refuse writes because their clock was off.
+    pub fences: u64,
+    /// And went on writing.
+    pub fences_lifted: u64,
     /// Packets that reached a host of QUIC.
     pub packets: u64,
     /// Sessions over QUIC, counted at each end.
@@ -246,6 +250,8 @@ impl Counts {
             ("bundles", &mut self.bundles),
             ("sessions moved", &mut self.moved_sessions),
             ("sessions found stale", &mut self.stale_sessions),
+            ("fences", &mut self.fences),
+            ("fences lifted", &mut self.fences_lifted),
             ("packets", &mut self.packets),
             ("QUIC sessions", &mut self.quic_sessions),
             ("packets lost", &mut self.lost_packets),

@@ -194,6 +194,8 @@ numbers! {
     skew_us set_skew_us "skew" = 0;
     /// What clocks gain or lose at most, in millionths.
     drift_ppm set_drift_ppm "drift" = 0;
+    /// A region whose clock is further off than this, in milliseconds, refuses to write; 0: never.
+    fence_ms set_fence_ms "fence" = 0;
     /// How long a sync takes at most, in microseconds.
     sync_us set_sync_us "sync" = 8 * MS;
     /// How long what died stays away at most, in microseconds.

@@ -13,6 +13,7 @@ mod links;
 mod quic;
 #[cfg(test)]
 mod stories;
+mod time;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ pub(crate) enum Event {
     Synced(usize, u64),
     /// A region's control log is on disk.
     ControlSynced(usize, u64),
+    /// A region's time is reserved on disk up to there.
+    FloorSynced(usize, u64, Time),
     /// A region goes on with its checkpoint.
     Checkpoint(usize, u64),
     /// A region's end-to-end check has ended.
@@ -124,6 +127,8 @@ pub(crate) struct Place {
     pub sets: Lockstep,
     /// The latest time of day that its clock has shown, in microseconds since 1970.
     pub latest_us: u64,
+    /// Up to where time is reserved on its disk.
+    pub floor: Time,
     /// What a judge saw last, in this life.
     pub looked: Vec<VersionVector>,
     /// Hybrid time at that look.
@@ -288,6 +293,9 @@ impl World {
             Event::ControlSynced(place, life) if self.lives(place, life) => {
                 self.control_synced(place)?;
             }
+            Event::FloorSynced(place, life, upto) if self.lives(place, life) => {
+                self.floor_synced(place, upto);
+            }
             Event::Checkpoint(place, life) if self.lives(place, life) => self.checkpoint(place)?,
             Event::Check(place, life) if self.lives(place, life) => self.check(place),
             Event::Client(slot) => self.client(slot)?,
@@ -382,6 +390,7 @@ impl World {
             synced: nothing,
             sets: Lockstep::default(),
             latest_us: 0,
+            floor: Time::ZERO,
             looked: Vec::new(),
             looked_now: Time::ZERO,
             primary: false,
@@ -406,12 +415,17 @@ impl World {
 
     /// The process of a place, if it lives, with its clock set to now.
     pub(crate) fn process(&mut self, place: usize) -> Option<&mut Region> {
+        let fences = self.fences();
         let here = &mut self.places[place];
         here.stirred = true;
-        let physical_us = here.clocks.physical_us(self.now_us);
+        let (steady_us, physical_us) = here.clocks.both_us(self.now_us);
         here.latest_us = here.latest_us.max(physical_us);
         let process = here.process.as_mut()?;
-        process.node.engine_mut().set_physical_us(physical_us);
+        if fences {
+            process.node.set_clocks(steady_us, physical_us);
+        } else {
+            process.node.engine_mut().set_physical_us(physical_us);
+        }
         Some(process)
     }
 
@@ -421,6 +435,7 @@ impl World {
             Event::Turn(place, _)
             | Event::Synced(place, _)
             | Event::ControlSynced(place, _)
+            | Event::FloorSynced(place, ..)
             | Event::Checkpoint(place, _)
             | Event::Check(place, _)
             | Event::Wake(place, _)

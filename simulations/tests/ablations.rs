@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 28] = [
+const BOUNDS: [(&str, u64); 29] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -36,6 +36,7 @@ const BOUNDS: [(&str, u64); 28] = [
     ("drop-folds", 300),
     ("widen-context", 80),
     ("go-unaware", 50),
+    ("forget-clock-floor", 30),
 ];
 
 /// What a seed's plan gets where a rule of state repair is off: regions that are often alone for
@@ -52,12 +53,18 @@ const BUNDLES: &str = "partitions=1 regions=3 retention=0 reads=50 skew=0 keys=1
     bit-rot=0 lying-sync=0 partial=0 compact=100 narrow=1 delay=20000 think=5000 active=1000000 \
     break=300000 families=counters+hashes";
 
+/// And where clocks are set about, and processes start again.
+const CLOCKS: &str = "fence=250 drift=1000 clock-jump=150000 jump=2000000 process-crash=250000 \
+    think=150000 look=40000 active=3000000 quic=0 away=100000 machine-crash=0 lying-sync=0 \
+    bit-rot=0 restore=0 step-crash=0 io-error=0 disk-full=0";
+
 /// What the plans get in which a rule's absence is looked for, where most plans say little of it.
 fn with(name: &str) -> &'static str {
     match name {
         "repair-keeps-the-removed" | "repair-without-residue" => REPAIRS,
         "acknowledge-hearsay" | "believe-early" => COUNTERS,
         "drop-folds" | "widen-context" => BUNDLES,
+        "forget-clock-floor" => CLOCKS,
         "vote-unsynced" => "control=1",
         _ => "",
     }

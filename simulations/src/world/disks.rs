@@ -31,7 +31,7 @@ impl World {
         if self.places[place].behind {
             return self.renumber(place, None);
         }
-        let topology = self.topology;
+        let (topology, fences) = (self.topology, self.fences());
         let here = &mut self.places[place];
         here.life += 1;
         here.topology = topology;
@@ -49,13 +49,16 @@ impl World {
         here.appended.clone_from(&vectors);
         here.synced.clone_from(&vectors);
         here.looked.clone_from(&vectors);
-        here.looked_now = Time::ZERO;
+        if !fences {
+            here.looked_now = Time::ZERO;
+        }
         here.sets = Lockstep::rebuilt(&self.history, &vectors);
         if self.plan.control() > 0 {
             process.control = Some(self.start_control(place)?);
         }
         let turn_us = self.plan.turn_us();
         let checkpoint_us = self.plan.checkpoint_us();
+        self.start_clocks(place, &mut process);
         self.bind(place);
         let here = &mut self.places[place];
         here.process = Some(process);
@@ -159,6 +162,8 @@ impl World {
         here.control_log = control_log;
         if machine {
             here.clocks.uptime_us = here.disk_random.range(0, 100 * SECOND);
+            // What it heard and had not synced may have moved its time beyond the floor.
+            here.looked_now = Time::ZERO;
         }
         self.trace.fault(self.now_us, || {
             format!("region {place} dies, {}", if machine { "machine" } else { "process" })
@@ -349,6 +354,7 @@ impl World {
         let here = &mut self.places[place];
         here.disk = disk.unwrap_or(std::mem::take(&mut here.disk));
         (here.rotten, here.ruined, here.behind, here.honest) = (false, false, false, None);
+        here.looked_now = Time::ZERO;
         if self.plan.off != Some(Ablation::ReuseOrdinal) {
             here.config.origin = Origin(self.next_origin);
             self.next_origin += 1;

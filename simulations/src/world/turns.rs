@@ -33,6 +33,7 @@ impl World {
     /// Everything that is due in a region. Nothing is done where nothing is: a region that stood
     /// still since its last turn, and for which no time has come, costs no more than this look.
     pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
+        self.look_after_clocks(place);
         let (now_us, releases) = (self.now_us, self.plan.releases() > 0);
         let primary = self.is_primary(place);
         let here = &mut self.places[place];
@@ -54,7 +55,7 @@ impl World {
         let waiting = process.residue();
         process.node.tick(steady_ms, primary);
         let collected = waiting.saturating_sub(process.residue());
-        if let Some(slot) = slot {
+        if let Some(slot) = slot.filter(|_| !process.node.clocks().refuses_writes()) {
             // As if the sweep had come round to it: a full round takes longer than most runs.
             let peers = process.config.peers.clone();
             let stage = process.node.engine_mut().stage_mut();
