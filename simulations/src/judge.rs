@@ -243,6 +243,9 @@ impl World {
             if process.needs_sync() {
                 return Some(format!("region {index} has frames that are not on disk"));
             }
+            if process.node.clocks().watch().fence().is_some() {
+                return Some(format!("region {index} does not believe its clock"));
+            }
             if process.vectors() != first.vectors() {
                 let (a, b) = (first.vectors(), process.vectors());
                 return Some(format!("vectors of 0 and {index} differ:\n  {a:?}\n  {b:?}"));
