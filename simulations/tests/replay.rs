@@ -65,7 +65,7 @@ fn a_failing_plan_fails_alike_and_names_the_command_that_replays_it() {
 
 #[test]
 fn a_failing_plan_becomes_smaller_and_still_fails() {
-    let failure = failing(Ablation::DropCuts);
+    let failure = failing(Ablation::RemoveWins);
     let small = shrink(failure.clone());
     assert!(simulate(&small.plan, None).is_err(), "{small}");
     let lengths = [&small, &failure].map(|f| f.plan.to_string().len());
