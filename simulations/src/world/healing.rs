@@ -9,12 +9,20 @@ use super::{Event, VERDICT_EVERY_US, World};
 use crate::{
     judge::PATIENCE_US,
     network::pair,
-    plan::{SECOND, Weather},
+    plan::{MS, SECOND, Weather},
     random::Stream,
 };
 
 /// Clocks that were wrong by more than this are set ahead of all that was stamped meanwhile.
 const WILD_US: u64 = 30 * SECOND;
+
+/// A disk that has healed syncs within this. A leader whose disk takes longer than its lease is
+/// deposed while it writes down that it leads: with such disks there may be no leader for minutes.
+const HEALED_SYNC_US: u64 = 100 * MS;
+
+/// Of a link that has healed the delay varies by one part in so many: with more a lease that is
+/// made for the delay ends before its answer comes, now and then.
+const HEALED_JITTER: u64 = 10;
 
 /// The part that has healed, and what was written in it since.
 #[derive(Debug)]
@@ -37,6 +45,7 @@ impl World {
         self.network.change_weather(|w| Weather {
             loss: 0,
             duplicates: 0,
+            jitter_us: w.jitter_us.min(w.delay_us / HEALED_JITTER),
             window_bytes: 1 << 20,
             ..w
         });
@@ -108,6 +117,8 @@ impl World {
         let (now_us, fences) = (self.now_us, self.fences());
         let here = &mut self.places[place];
         here.paused_until_us = 0;
+        let (from_us, upto_us) = here.config.sync_us;
+        here.config.sync_us = (from_us.min(HEALED_SYNC_US), upto_us.min(HEALED_SYNC_US));
         here.clocks.offset_us = if wild { 64 * jump_us } else { 0 };
         if fences {
             // Where clocks that wander apart would be fenced again.
