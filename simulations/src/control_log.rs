@@ -37,6 +37,13 @@ pub(crate) struct ControlPlane {
     syncing: Option<ControlTurn>,
 }
 
+/// A lease outlasts the longest way there and back by this, in milliseconds: some heartbeats and
+/// turns of both sides.
+const LEASE_BEYOND_MS: u64 = 200;
+
+/// A region is down when nothing was heard of it for its lease and this, in milliseconds.
+const DOWN_BEYOND_MS: u64 = 100;
+
 /// What the control plane wants the world to do.
 pub(crate) enum Outcome {
     /// Nothing waits.
@@ -55,7 +62,11 @@ impl ControlPlane {
         now_ms: u64,
         incarnation: u64,
     ) -> Result<ControlPlane, String> {
-        let failover = FailoverConfig::new(id, (0..regions).collect());
+        let mut failover = FailoverConfig::new(id, (0..regions).collect());
+        // As an operator must: an answer has to come within the lease.
+        let timing = &mut failover.timing;
+        timing.lease_ms = timing.lease_ms.max(round_trip_ms + LEASE_BEYOND_MS);
+        timing.down_after_ms = timing.down_after_ms.max(timing.lease_ms + DOWN_BEYOND_MS);
         let group = GroupConfig::new(id, failover.voters.clone(), round_trip_ms);
         let config = ControlConfig { failover, group };
         let control = Control::new(config, log.records.clone(), now_ms, incarnation)?;
