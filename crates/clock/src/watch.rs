@@ -193,7 +193,9 @@ impl ClockWatch {
         let ahead_us = majority.ahead_us;
         // Half of the limit is in the majority's own tolerance.
         let is_off = majority.distance_us() > self.limit_us / 2;
-        let is_right = ahead_us.unsigned_abs() <= self.limit_us / 2;
+        // As right as can be told: what a long way may hide of an offset is no reason to stay fenced
+        // for ever, if it is more than the limit.
+        let is_right = ahead_us.unsigned_abs() <= self.limit_us / 2 || majority.distance_us() == 0;
         match self.fence {
             None if is_off => self.raise(Fence::Skewed { ahead_us }),
             None => return,
@@ -333,6 +335,20 @@ mod tests {
         assert!(world.watch.fence().is_some(), "200 is too much for one that was fenced");
         world.mine_us = 100_000;
         world.exchange_for(5_000_000);
+        assert_eq!(world.watch.fence(), None);
+    }
+
+    #[test]
+    fn a_way_that_hides_more_than_the_limit_does_not_keep_it_fenced() {
+        let mut world = World::new(&[30_000, 35_000]);
+        world.watch = ClockWatch::new(50);
+        world.round_trip_us = 80_000;
+        world.mine_us = -2_000_000;
+        world.exchange_for(1_000_000);
+        assert!(world.watch.fence().is_some());
+        // Set right; the others seem to be ahead, by less than the way there and back could hide.
+        world.mine_us = 0;
+        world.exchange_for(CALM_US + 2_000_000);
         assert_eq!(world.watch.fence(), None);
     }
 
