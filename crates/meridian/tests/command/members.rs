@@ -1,12 +1,14 @@
 //! A region joins a running cluster, one leaves, one is declared dead, comes back and is salvaged.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Topology, Up, fails, meridian, redis, run, succeeds, topology, until};
+use crate::support::{
+    Topology, Up, fails, free_address, meridian, redis, run, succeeds, topology, until,
+};
 
 /// The node of a region that has joined; killed when dropped.
 struct Joined {
@@ -31,22 +33,12 @@ impl Joined {
 
     /// What the command is told, and where clients will find the region.
     fn told(directory: &Path, via: SocketAddr, certificates: &str) -> (Vec<String>, SocketAddr) {
-        let tcp = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let at = |listener: &TcpListener| listener.local_addr().expect("an address");
-        let (client, admin) = (tcp(), tcp());
-        let (dns, _both) = until("a port that is free for both", || {
-            let listener = tcp();
-            UdpSocket::bind(at(&listener)).ok().map(|socket| (listener, socket))
-        });
-        let mesh = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let mesh_at = mesh.local_addr().expect("an address").to_string();
-        let (redis, admin_at, dns_at) = (at(&client), at(&admin), at(&dns));
-        drop((client, admin, dns, mesh, _both));
+        let [redis, admin_at, dns_at, mesh_at] = [(); 4].map(|()| free_address());
         let data = directory.join("data-of-four").display().to_string();
         let addresses = [
             ("--via", via.to_string()),
             ("--redis", redis.to_string()),
-            ("--mesh", mesh_at),
+            ("--mesh", mesh_at.to_string()),
             ("--admin", admin_at.to_string()),
             ("--dns", dns_at.to_string()),
             ("--certificates", certificates.to_owned()),

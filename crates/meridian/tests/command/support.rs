@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything that is waited for may take.
@@ -61,6 +62,26 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Ports below those that systems give to whoever connects: between the look and the use nobody
+/// else takes them by chance.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// An address on this machine that is free for TCP and UDP, and given to no other test of this
+/// program.
+pub fn free_address() -> SocketAddr {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    until("a free port", || {
+        // Programs that run at the same time begin at different places.
+        let number =
+            std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (number % count) as u16;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let is_free = TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+        is_free.then_some(address)
+    })
+}
+
 /// Three regions on free ports of this machine.
 pub struct Topology {
     /// The file.
@@ -73,30 +94,8 @@ pub struct Topology {
 
 /// Writes a topology into a directory. Round trips are short; timings are the defaults.
 pub fn topology(directory: &Path) -> Topology {
-    // Held until all are known, so that they differ.
-    let mut held = Vec::new();
-    let mut tcp = || {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        held.push(listener);
-        address
-    };
-    let redis = [tcp(), tcp(), tcp()];
-    let admin = [tcp(), tcp(), tcp()];
-    // Free for TCP is not free for UDP.
-    let mut sockets = Vec::new();
-    let dns = [(); 3].map(|()| {
-        until("a port that is free for both", || {
-            let address = tcp();
-            UdpSocket::bind(address).ok().map(|socket| sockets.push(socket)).map(|()| address)
-        })
-    });
-    let mesh = [(); 3].map(|()| {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let address = socket.local_addr().expect("an address");
-        sockets.push(socket);
-        address
-    });
+    let three = || [(); 3].map(|()| free_address());
+    let (redis, admin, dns, mesh) = (three(), three(), three(), three());
     let mut text = "cluster: test\nregions:\n".to_owned();
     for (index, name) in ["one", "two", "three"].into_iter().enumerate() {
         text.push_str(&format!(
