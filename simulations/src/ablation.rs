@@ -52,6 +52,10 @@ pub enum Ablation {
     NoRelay,
     /// A vote leaves before it is on disk.
     VoteUnsynced,
+    /// R3: frames of other regions are applied while a partition is being repaired.
+    RepairUnpaused,
+    /// A partition is compared before the other region has frozen its own.
+    RepairLooksEarly,
     /// A repair keeps what the other region has seen and removed.
     RepairKeepsTheRemoved,
     /// Empty counter rows are left out of a repair.
@@ -68,7 +72,7 @@ pub enum Ablation {
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 29] = [
+    pub const ALL: [(&'static str, Ablation); 31] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -92,6 +96,8 @@ impl Ablation {
         ("keep-cleared", Ablation::KeepCleared),
         ("no-relay", Ablation::NoRelay),
         ("vote-unsynced", Ablation::VoteUnsynced),
+        ("repair-unpaused", Ablation::RepairUnpaused),
+        ("repair-looks-early", Ablation::RepairLooksEarly),
         ("repair-keeps-the-removed", Ablation::RepairKeepsTheRemoved),
         ("repair-without-residue", Ablation::RepairWithoutResidue),
         ("drop-folds", Ablation::DropFolds),
@@ -140,6 +146,8 @@ impl Ablation {
             Ablation::BelieveEarly => switches.believe_early = true,
             Ablation::AcknowledgeHearsay => switches.acknowledge_hearsay = true,
             Ablation::FollowAnyClock => switches.follow_any_clock = true,
+            Ablation::RepairUnpaused => switches.repair_unpaused = true,
+            Ablation::RepairLooksEarly => switches.repair_looks_early = true,
             Ablation::RepairKeepsTheRemoved => switches.repair_keeps_the_removed = true,
             Ablation::RepairWithoutResidue => switches.repair_without_residue = true,
             Ablation::ReplyUnsynced

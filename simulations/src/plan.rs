@@ -210,8 +210,12 @@ numbers! {
     clients set_clients "clients" = 1;
     /// Mean time between two commands of a client, in microseconds.
     think_us set_think_us "think" = 20 * MS;
+    /// Clients of the first region send so many times as often as others.
+    busy set_busy "busy" = 1;
     /// Keys of each family.
     keys set_keys "keys" = 1;
+    /// Fields or members that clients use in each key.
+    names set_names "names" = 3;
     /// Commands that read, in a thousand.
     reads set_reads "reads" = 100;
     /// Longest time to live, in milliseconds.
@@ -232,6 +236,9 @@ numbers! {
     releases set_releases "releases" = 0;
     /// Bytes of log that are kept for a region that is away; beyond that it must be repaired. 0: all.
     retention_bytes set_retention_bytes "retention" = 0;
+    /// Repairs compare by symbols, so many in a message, whatever differs, and elements travel in
+    /// pieces of as little; 0: as in production, where so few elements are mostly sent whole.
+    sketch set_sketch "sketch" = 0;
     /// Bytes of log beyond which who lacks them is sent bundles; 0: as in production.
     compact_bytes set_compact_bytes "compact" = 0;
     /// Events that end with a commit although more has arrived, in a thousand.
@@ -446,7 +453,9 @@ impl Plan {
             ("active", self.active_us(), 1, 600 * SECOND),
             ("clients", self.clients(), 1, 100),
             ("think", self.think_us(), 1, u64::MAX / 4),
+            ("busy", self.busy(), 1, 1000),
             ("keys", self.keys(), 1, 1000),
+            ("names", self.names(), 1, 1000),
             ("ttl", self.ttl_ms(), 5, u64::MAX / 4),
             ("turn", self.turn_us(), 100, SECOND),
             ("look", self.look_us(), 1, u64::MAX / 4),

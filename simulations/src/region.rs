@@ -10,7 +10,7 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_crdt::ElementKey;
 use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
 use meridian_node::{
-    CheckpointRun, DataConfig, DataEffect, DataNode, Shipper, export, recover,
+    CheckpointRun, DataConfig, DataEffect, DataNode, RepairLimits, Shipper, export, recover,
     wire::{Assembler, PeerMessage, pieces},
 };
 use meridian_store::{
@@ -32,6 +32,16 @@ const SCRUB_EVERY_MS: u64 = 150;
 /// portions.
 const SCAN_ELEMENTS: usize = 4;
 
+/// With tiny limits pieces of a repair have so many bytes for every symbol of a message.
+const PIECE_BYTES: usize = 8;
+
+/// And so many pieces are under way at most.
+const PIECES: u64 = 4;
+
+/// A repair that hears nothing for so long is given up, in milliseconds: the way there and back
+/// takes up to a second, and the donor syncs.
+const REPAIR_PATIENCE_MS: u64 = 3000;
+
 /// What a region must know to start.
 #[derive(Clone, Debug)]
 pub(crate) struct RegionConfig {
@@ -47,6 +57,8 @@ pub(crate) struct RegionConfig {
     pub inbox_bytes: usize,
     /// How many bytes of log are kept for who is away; 0: all.
     pub retention_bytes: u64,
+    /// Repairs send so many symbols in a message; 0: as in production.
+    pub sketch: u64,
     /// A peer that lacks more bytes of log is sent bundles; 0: as in production.
     pub compact_bytes: u64,
     /// How long a sync takes, in microseconds: from and to.
@@ -71,6 +83,26 @@ impl RegionConfig {
             partitions: self.partitions,
             seed: self.seed,
             ablations: self.ablation.map(Ablation::switches).unwrap_or_default(),
+        }
+    }
+
+    fn repairs(&self) -> RepairLimits {
+        let limits = RepairLimits { scan_elements: SCAN_ELEMENTS, ..RepairLimits::default() };
+        let symbols = self.sketch;
+        if symbols == 0 {
+            return limits;
+        }
+        let piece_bytes = PIECE_BYTES * symbols as usize;
+        RepairLimits {
+            sample: 1,
+            whole_share: 0,
+            spare_symbols: symbols,
+            symbols,
+            items: symbols as usize,
+            piece_bytes,
+            window_bytes: PIECES * piece_bytes as u64,
+            patience_ms: REPAIR_PATIENCE_MS,
+            ..limits
         }
     }
 
@@ -138,7 +170,7 @@ impl Region {
             ablations: config.stage().ablations,
         };
         let mut node = DataNode::new(engine, data);
-        node.limit_portion(SCAN_ELEMENTS);
+        node.limit_repairs(config.repairs());
         if config.inbox_bytes > 0 {
             node.limit_inbox(config.inbox_bytes);
         }

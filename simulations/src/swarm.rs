@@ -34,6 +34,9 @@ const FEWEST_COMMANDS: u64 = 30;
 /// In so many runs of a thousand logs are too short for who is away.
 const STARVED: u64 = 200;
 
+/// In so many runs of a thousand repairs compare by tiny sketches.
+const SKETCHED: u64 = 300;
+
 /// One run in so many has [`MANY`] regions.
 const CROWDED_IN: usize = 3000;
 /// The most regions that a cluster is made for.
@@ -85,6 +88,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         crowd(&mut plan, r);
     } else {
         more(&mut plan);
+        compare(&mut plan);
     }
     plan
 }
@@ -157,6 +161,15 @@ fn more(plan: &mut Plan) {
     }
     plan.set_travel(if r.chance(250) { r.range(20, 200) } else { 0 });
     plan.set_compact_bytes(if r.chance(300) { r.spread(100, 5000) } else { 0 });
+}
+
+/// Repairs that have to compare: more elements than are sent at once, in a stream of its own.
+fn compare(plan: &mut Plan) {
+    let r = &mut plan.stream(Stream::Plan, 20);
+    if r.chance(SKETCHED) {
+        plan.set_sketch(r.spread(4, 40));
+        plan.set_names(r.spread(3, 24));
+    }
 }
 
 fn machines(plan: &mut Plan, r: &mut Random) {

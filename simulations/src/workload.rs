@@ -8,9 +8,6 @@ use crate::{
 /// A command and its arguments.
 pub(crate) type Command = Vec<Vec<u8>>;
 
-/// Fields or members of one key.
-const NAMES: usize = 3;
-
 /// The key of a pair that is written together, twice.
 pub(crate) fn pair_keys(number: u64) -> [Vec<u8>; 2] {
     [format!("{{p{number}}}a").into_bytes(), format!("{{p{number}}}b").into_bytes()]
@@ -73,7 +70,9 @@ impl Workload {
 
     /// Time until a client's next command.
     pub fn think_us(&mut self) -> u64 {
-        self.random.range(1, 2 * self.plan.think_us())
+        let is_busy = (self.client as u64) < self.plan.clients();
+        let times = if is_busy { self.plan.busy() } else { 1 };
+        self.random.range(1, (2 * self.plan.think_us() / times).max(1))
     }
 
     /// What a client sends next: one command, or a whole transaction.
@@ -217,7 +216,8 @@ impl Workload {
     }
 
     fn name(&mut self, letter: u8) -> Vec<u8> {
-        vec![letter, b'0' + self.random.below(NAMES) as u8]
+        let number = self.random.below(self.plan.names() as usize);
+        [&[letter][..], number.to_string().as_bytes()].concat()
     }
 
     fn delta(&mut self) -> Vec<u8> {

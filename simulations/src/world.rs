@@ -367,6 +367,7 @@ impl World {
                 seed: self.plan.seed(),
                 inbox_bytes: self.plan.inbox_bytes() as usize,
                 retention_bytes: self.plan.retention_bytes(),
+                sketch: self.plan.sketch(),
                 compact_bytes: self.plan.compact_bytes(),
                 sync_us: self.plan.sync_of(index),
             },

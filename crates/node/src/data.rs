@@ -22,7 +22,7 @@ use crate::{
         RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX,
         WATERMARK_EVERY_MS,
     },
-    repair::Repairs,
+    repair::{RepairLimits, Repairs},
     wire::PeerMessage,
 };
 
@@ -219,10 +219,10 @@ impl DataNode {
         self.inbox = Inbox::with_limit(bytes);
     }
 
-    /// Compares partitions in portions of about so many elements: for tests, in which a partition
-    /// holds few.
-    pub fn limit_portion(&mut self, elements: usize) {
-        self.repairs.limit_portion(elements);
+    /// Repairs by other limits than the default ones: for tests, in which a partition holds few
+    /// elements. Only at the start.
+    pub fn limit_repairs(&mut self, limits: RepairLimits) {
+        self.repairs.set_limits(limits);
     }
 
     /// What waits for what it depends on.

@@ -23,5 +23,5 @@ pub use clocks::{Alarm, Claim, Clocks};
 pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
 pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};
 pub use recovery::{RecoverError, Recovered, recover};
-pub use repair::{RepairCounts, RepairProgress, Repairs};
+pub use repair::{RepairCounts, RepairLimits, RepairProgress, Repairs};
 pub use shipper::Shipper;

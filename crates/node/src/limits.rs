@@ -87,6 +87,9 @@ pub const REPAIR_SCAN_ELEMENTS: usize = 4096;
 /// Of so many elements one is looked at closely, to guess how many differ.
 pub const REPAIR_SAMPLE: usize = 16;
 
+/// So many symbols are sent beyond the guess of how many it takes.
+pub const REPAIR_SPARE_SYMBOLS: u64 = 32;
+
 /// When one in so many elements is news to the other side, all are sent.
 pub const REPAIR_WHOLE_SHARE: u64 = 3;
 

@@ -8,13 +8,11 @@ use meridian_crdt::ElementKey;
 use meridian_keyspace::{Frozen, Stage};
 use meridian_replication::{
     Coder, Symbol,
-    limits::{MAX_SYMBOLS, REPAIR_PIECE_BYTES, REPAIR_WINDOW_BYTES},
     repair::{ALL_GROUPS, GROUPS, PackedVector, RepairMessage, group_of, item_of},
 };
 use meridian_store::RepairElement;
 
-use super::{is_news, lasting_form, slots_in, slots_of, without_values};
-use crate::limits::{REPAIR_SAMPLE, REPAIR_WHOLE_SHARE};
+use super::{RepairLimits, is_news, lasting_form, slots_in, slots_of, without_values};
 
 /// One element that the frozen partition holds.
 #[derive(Debug)]
@@ -28,6 +26,7 @@ struct Held {
 /// One partition that is being given to one peer.
 #[derive(Debug)]
 pub struct Donation {
+    limits: RepairLimits,
     number: u64,
     partition: u16,
     seed: u64,
@@ -81,9 +80,10 @@ pub struct Asked {
 
 impl Donation {
     /// Begins; the partition has just been frozen.
-    pub fn new(asked: Asked, stage: &Stage, now_ms: u64) -> Donation {
+    pub fn new(asked: Asked, stage: &Stage, limits: RepairLimits, now_ms: u64) -> Donation {
         let Asked { number, partition, seed, theirs, lasting } = asked;
         Donation {
+            limits,
             number,
             partition,
             seed,
@@ -152,7 +152,7 @@ impl Donation {
                 self.queue.complete = last;
             }
             RepairMessage::Grant { bytes, .. } => {
-                self.granted = bytes.min(self.sent + REPAIR_WINDOW_BYTES);
+                self.granted = bytes.min(self.sent + self.limits.window_bytes);
             }
             _ => return Err(Malformed("not a receiver's message")),
         }
@@ -192,7 +192,7 @@ impl Donation {
 
     fn look(&mut self, stage: &Stage, slot: u16) {
         let group = group_of(slot, slots_in(stage));
-        let (seed, theirs) = (self.seed, &self.theirs);
+        let (seed, theirs, sample) = (self.seed, &self.theirs, self.limits.sample);
         let (held, sums, sampled) = (&mut self.held, &mut self.sums, &mut self.sampled);
         let strips = self.lasting || stage.ablations().repair_without_residue;
         let mut name = Vec::new();
@@ -204,7 +204,7 @@ impl Donation {
                 return;
             }
             let item = item_of(seed, key, &name, stripped.as_deref().unwrap_or(value));
-            if held.len().is_multiple_of(REPAIR_SAMPLE) {
+            if held.len().is_multiple_of(sample) {
                 sampled.0 += 1;
                 sampled.1 += u64::from(is_news(place, value, theirs));
             }
@@ -219,7 +219,7 @@ impl Donation {
         let items = self.held.len() as u64;
         let news = items * self.sampled.1 / self.sampled.0.max(1);
         let nothing = self.theirs.iter().next().is_none();
-        self.whole = !self.lasting && (nothing || news * REPAIR_WHOLE_SHARE > items);
+        self.whole = !self.lasting && (nothing || news * self.limits.whole_share > items);
         self.answers.push(RepairMessage::Offer {
             number: self.number,
             vector: PackedVector::pack(frozen.vector()),
@@ -231,7 +231,7 @@ impl Donation {
         if !self.whole && news > 0 {
             // Each one that it has not seen stands against an older state of it over there.
             self.coder = Some((ALL_GROUPS, self.coder_of(ALL_GROUPS)));
-            self.extend(3 * news + 32);
+            self.extend(3 * news + self.limits.spare_symbols);
         }
     }
 
@@ -243,7 +243,7 @@ impl Donation {
     fn extend(&mut self, upto: u64) {
         let Some((groups, coder)) = &mut self.coder else { return };
         let from = coder.produced();
-        let symbols = coder.extend(upto.min(from + MAX_SYMBOLS));
+        let symbols = coder.extend(upto.min(from + self.limits.symbols));
         let mut bytes = Vec::new();
         Symbol::encode_all(&symbols, &mut bytes);
         let (number, groups) = (self.number, *groups);
@@ -261,7 +261,7 @@ impl Donation {
                 None if self.queue.complete => true,
                 None => return,
             };
-            if done || self.stream.len() >= REPAIR_PIECE_BYTES {
+            if done || self.stream.len() >= self.limits.piece_bytes {
                 self.flush(done);
             }
         }
@@ -305,7 +305,7 @@ impl Donation {
         let stream = std::mem::take(&mut self.stream);
         self.finished = last;
         let number = self.number;
-        let mut pieces = stream.chunks(REPAIR_PIECE_BYTES).peekable();
+        let mut pieces = stream.chunks(self.limits.piece_bytes).peekable();
         if pieces.peek().is_none() {
             let (from, bytes) = (self.sent, Vec::new());
             self.answers.push(RepairMessage::Elements { number, from, bytes, last });

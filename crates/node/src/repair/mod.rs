@@ -8,6 +8,7 @@
 
 pub(crate) mod choice;
 mod donor;
+mod limits;
 mod receiver;
 mod scrub;
 
@@ -20,11 +21,11 @@ use meridian_keyspace::{CHECK_PREFIX, SLOTS, Stage};
 use meridian_replication::repair::{Refusal, RepairMessage};
 
 use crate::limits::{
-    MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, REPAIR_PATIENCE_MS, REPAIR_SCAN_ELEMENTS,
-    STAND_IN_EVERY_MS, STAND_IN_PATIENCE_MS,
+    MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, STAND_IN_EVERY_MS, STAND_IN_PATIENCE_MS,
 };
 use choice::Choice;
 use donor::{Asked, Donation};
+pub use limits::RepairLimits;
 use receiver::{Name, Receipt};
 use scrub::Scrubs;
 
@@ -90,8 +91,7 @@ struct Wish {
 /// All repairs of a node, both sides.
 #[derive(Debug, Default)]
 pub struct Repairs {
-    /// About how many elements are looked at in one go, if not [`REPAIR_SCAN_ELEMENTS`].
-    portion: Option<usize>,
+    limits: RepairLimits,
     wanted: BTreeMap<u16, Wish>,
     /// When somebody nearer last gave in the place of who was asked first, by partition.
     stood_in: BTreeMap<u16, u64>,
@@ -117,9 +117,9 @@ pub struct Repaired {
 }
 
 impl Repairs {
-    /// Looks at about so many elements in one go, instead of [`REPAIR_SCAN_ELEMENTS`].
-    pub fn limit_portion(&mut self, elements: usize) {
-        self.portion = Some(elements);
+    /// Goes by other limits than the default ones. Only at the start.
+    pub fn set_limits(&mut self, limits: RepairLimits) {
+        self.limits = limits;
     }
 
     /// A partition should be repaired from a peer.
@@ -209,13 +209,13 @@ impl Repairs {
         let late: Vec<u16> = self
             .receiving
             .values()
-            .filter(|r| now_ms >= r.heard_ms() + REPAIR_PATIENCE_MS)
+            .filter(|r| now_ms >= r.heard_ms() + self.limits.patience_ms)
             .map(Receipt::partition)
             .collect();
         for partition in late {
             self.give_up(partition, now_ms);
         }
-        let stuck = |r: &Receipt| now_ms >= r.heard_ms() + REPAIR_PATIENCE_MS;
+        let stuck = |r: &Receipt| now_ms >= r.heard_ms() + self.limits.patience_ms;
         if self.scrubs.current().is_some_and(stuck) {
             self.end_scrub();
             self.counts.scrubs_inconclusive += 1;
@@ -223,7 +223,7 @@ impl Repairs {
         let forgotten: Vec<_> = self
             .donating
             .iter()
-            .filter(|(_, d)| now_ms >= d.heard_ms() + REPAIR_PATIENCE_MS)
+            .filter(|(_, d)| now_ms >= d.heard_ms() + self.limits.patience_ms)
             .map(|(place, _)| *place)
             .collect();
         for place in forgotten {
@@ -271,7 +271,7 @@ impl Repairs {
         durable: &[VersionVector],
         now_ms: u64,
     ) -> Vec<Repaired> {
-        let mut budget = self.portion.unwrap_or(REPAIR_SCAN_ELEMENTS);
+        let mut budget = self.limits.scan_elements;
         let mut lost = Vec::new();
         for (place, donation) in &mut self.donating {
             let said = donation.work(stage, durable, &mut budget);
@@ -356,7 +356,7 @@ impl Repairs {
                 stage.freeze(partition);
                 self.counts.served += 1;
                 let asked = Asked { number, partition, seed, theirs, lasting };
-                let donation = Donation::new(asked, stage, now_ms);
+                let donation = Donation::new(asked, stage, self.limits, now_ms);
                 self.donating.insert(place, donation);
             }
             RepairMessage::Close { .. } => self.end_donation(stage, place),
@@ -420,7 +420,8 @@ impl Repairs {
     fn begin(&mut self, stage: &Stage, partition: u16, donor: Origin, now_ms: u64) {
         self.number += 1;
         self.counts.begun += 1;
-        let (receipt, open) = Receipt::open(self.number, partition, donor, false, stage, now_ms);
+        let (receipt, open) =
+            Receipt::open(self.number, partition, donor, false, stage, self.limits, now_ms);
         self.receiving.insert(partition, receipt);
         self.said.push((donor, open));
     }

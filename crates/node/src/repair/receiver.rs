@@ -8,13 +8,13 @@ use meridian_crdt::{ElementKey, encode_stored};
 use meridian_keyspace::Stage;
 use meridian_replication::{
     Decoder, Symbol,
-    limits::{MAX_FETCH_ITEMS, MAX_SYMBOLS, REPAIR_WINDOW_BYTES},
+    limits::MAX_SYMBOLS,
     repair::{ALL_GROUPS, GROUPS, PackedVector, RepairMessage, group_of, item_of},
 };
 use meridian_store::{MAX_FRAME_BYTES, RepairElement, RepairHeader};
 
-use super::{RepairProgress, is_news, lasting_form, slots_in, slots_of};
-use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES, REPAIR_SAMPLE};
+use super::{RepairLimits, RepairProgress, is_news, lasting_form, slots_in, slots_of};
+use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES};
 
 /// One element that is held here.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ enum Phase {
 /// One partition that is being taken over.
 #[derive(Debug)]
 pub struct Receipt {
+    limits: RepairLimits,
     number: u64,
     partition: u16,
     donor: Origin,
@@ -119,6 +120,7 @@ impl Receipt {
         donor: Origin,
         scrub: bool,
         stage: &Stage,
+        limits: RepairLimits,
         now_ms: u64,
     ) -> (Receipt, RepairMessage) {
         // The items of one scrub are compared with those of the next.
@@ -126,6 +128,7 @@ impl Receipt {
         let seed = item_of(of, b"repair", &partition.to_le_bytes(), &stage.salt());
         let vector = PackedVector::pack(&stage.partition(partition).vector);
         let mut receipt = Receipt {
+            limits,
             number,
             partition,
             donor,
@@ -370,7 +373,7 @@ impl Receipt {
                     value = lasting;
                 }
                 let item = item_of(self.seed, key, &name, &value);
-                if self.own.len().is_multiple_of(REPAIR_SAMPLE)
+                if self.own.len().is_multiple_of(self.limits.sample)
                     && let Some(offer) = &self.offer
                 {
                     self.sampled.0 += 1;
@@ -399,7 +402,7 @@ impl Receipt {
         }
         // What one side has not seen mostly stands against an older state of it on the other.
         let own_news = self.own.len() as u64 * self.sampled.1 / self.sampled.0.max(1);
-        self.guess = 3 * (offer.news + own_news) + 32;
+        self.guess = 3 * (offer.news + own_news) + self.limits.spare_symbols;
         let early = std::mem::take(&mut self.early);
         if let Some((ALL_GROUPS, 0, symbols)) = early.into_iter().next() {
             self.phase = Phase::Comparing(Box::new(self.decoder(ALL_GROUPS)), ALL_GROUPS);
@@ -407,7 +410,7 @@ impl Receipt {
             return;
         }
         self.phase = Phase::Comparing(Box::new(self.decoder(groups)), groups);
-        let upto = self.guess.min(MAX_SYMBOLS);
+        let upto = self.guess.min(self.limits.symbols);
         self.said.push(RepairMessage::More { number: self.number, groups, upto });
     }
 
@@ -431,8 +434,8 @@ impl Receipt {
                 return;
             }
             // The donor did not know what is news from here.
-            let upto = (received + (received / 2).max(32)).max(self.guess);
-            let upto = upto.min(received + MAX_SYMBOLS);
+            let upto = (received + (received / 2).max(self.limits.spare_symbols)).max(self.guess);
+            let upto = upto.min(received + self.limits.symbols);
             self.said.push(RepairMessage::More { number: self.number, groups, upto });
             return;
         };
@@ -459,7 +462,7 @@ impl Receipt {
             return;
         }
         let number = self.number;
-        let mut chunks = items.chunks(MAX_FETCH_ITEMS).peekable();
+        let mut chunks = items.chunks(self.limits.items).peekable();
         while let Some(items) = chunks.next() {
             let last = chunks.peek().is_none();
             self.said.push(RepairMessage::Fetch { number, items: items.to_vec(), last });
@@ -505,8 +508,8 @@ impl Receipt {
     }
 
     fn grant(&mut self) {
-        let upto = self.stream_bytes + REPAIR_WINDOW_BYTES;
-        if upto >= self.granted + REPAIR_WINDOW_BYTES / 4 {
+        let upto = self.stream_bytes + self.limits.window_bytes;
+        if upto >= self.granted + self.limits.window_bytes / 4 {
             self.granted = upto;
             self.said.push(RepairMessage::Grant { number: self.number, bytes: upto });
         }

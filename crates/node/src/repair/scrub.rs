@@ -99,7 +99,8 @@ impl Repairs {
             return;
         }
         self.number += 1;
-        let (receipt, open) = Receipt::open(self.number, partition, peer, true, stage, now_ms);
+        let (receipt, open) =
+            Receipt::open(self.number, partition, peer, true, stage, self.limits, now_ms);
         self.scrubs.current = Some(receipt);
         self.said.push((peer, open));
     }
