@@ -12,6 +12,9 @@ use crate::{
     random::{Random, Stream},
 };
 
+/// A lane stands still for up to so many times the delay of its link.
+const STALL_DELAYS: u64 = 8;
+
 /// Two regions, the smaller index first.
 pub(crate) type Pair = (usize, usize);
 
@@ -101,6 +104,17 @@ impl Network {
     pub fn delay_us(&mut self, from: usize, to: usize) -> u64 {
         let weather = &self.weather[from][to];
         weather.delay_us + self.randoms[from][to].range(0, weather.jitter_us)
+    }
+
+    /// How long a lane stands still before a message: what was lost on it is sent again, while the
+    /// other lanes go on.
+    fn stall_us(&mut self, from: usize, to: usize) -> u64 {
+        let weather = &self.weather[from][to];
+        let random = &mut self.randoms[from][to];
+        if weather.stalls == 0 || !random.chance(weather.stalls) {
+            return 0;
+        }
+        random.range(0, STALL_DELAYS * weather.delay_us)
     }
 
     /// Whether the direction is cut.
@@ -200,7 +214,7 @@ impl Network {
         lane: Lane,
         bytes: Vec<u8>,
     ) -> Option<Arrival> {
-        let delay_us = self.delay_us(from, to);
+        let delay_us = self.delay_us(from, to) + self.stall_us(from, to);
         let pair = pair(from, to);
         let session = self.current(pair, number).filter(|s| !s.broken)?;
         let pipe = session.pipes.entry((from, lane)).or_default();

@@ -100,6 +100,8 @@ pub struct Counts {
     pub equal_repairs: u64,
     /// Repairs that were given up and begun again.
     pub failed_repairs: u64,
+    /// Symbols asked for by repairs, in messages.
+    pub symbol_requests: u64,
     /// Elements that repairs brought.
     pub repaired_elements: u64,
     /// Bundles in logs of those who received them.
@@ -189,6 +191,7 @@ impl Counts {
         let repairs = node.repairs().counts();
         self.equal_repairs += repairs.equal;
         self.failed_repairs += repairs.failed;
+        self.symbol_requests += repairs.symbol_requests;
         self.repaired_elements += repairs.received_elements;
     }
 
@@ -246,6 +249,7 @@ impl Counts {
             ("repairs under load", &mut self.repairs_under_load),
             ("repairs of what was equal", &mut self.equal_repairs),
             ("repairs given up", &mut self.failed_repairs),
+            ("symbols asked for by repairs", &mut self.symbol_requests),
             ("elements repaired", &mut self.repaired_elements),
             ("bundles", &mut self.bundles),
             ("sessions moved", &mut self.moved_sessions),

@@ -28,6 +28,8 @@ pub(crate) struct Weather {
     pub loss: u64,
     /// Datagrams that arrive twice, in a thousand.
     pub duplicates: u64,
+    /// Messages whose lane stands still because something was lost on it, in a thousand.
+    pub stalls: u64,
     /// The largest packet that gets through, in bytes.
     pub mtu: usize,
     /// Bytes under way on the live lane before the sender has to wait.
@@ -186,6 +188,9 @@ numbers! {
     loss set_loss "loss" = 0;
     /// Datagrams that arrive twice, in a thousand.
     duplicates set_duplicates "duplicates" = 0;
+    /// Messages before which a lane stands still for some times the delay while the other lane goes
+    /// on, in a thousand.
+    stalls set_stalls "stalls" = 0;
     /// Lanes hold only a few hundred or thousand bytes.
     narrow set_narrow "narrow" = 0;
     /// Regions talk over QUIC itself instead of modelled sessions.
@@ -337,6 +342,7 @@ impl Plan {
             jitter_us: delay_us * self.jitter() / 1000,
             loss: self.loss(),
             duplicates: self.duplicates(),
+            stalls: self.stalls(),
             mtu: random.pick(&[1200, 1280, 1400, 1452, 1500]),
             window_bytes: if self.narrow() > 0 { narrow_bytes } else { 1 << 20 },
         }

@@ -163,12 +163,20 @@ fn more(plan: &mut Plan) {
     plan.set_compact_bytes(if r.chance(300) { r.spread(100, 5000) } else { 0 });
 }
 
-/// Repairs that have to compare: more elements than are sent at once, in a stream of its own.
+/// Repairs that have to compare, lanes that stand still, one region that writes more than the others:
+/// from a stream of its own, so that the other seeds' plans are what they were.
 fn compare(plan: &mut Plan) {
     let r = &mut plan.stream(Stream::Plan, 20);
     if r.chance(SKETCHED) {
         plan.set_sketch(r.spread(4, 40));
         plan.set_names(r.spread(3, 24));
+    }
+    plan.set_stalls(if r.chance(150) { r.range(5, 200) } else { 0 });
+    if r.chance(150) {
+        // As many commands in all as without.
+        let (busy, regions) = (r.range(2, 8), plan.regions());
+        plan.set_busy(busy);
+        plan.set_think_us(plan.think_us() * (regions + busy - 1) / regions);
     }
 }
 

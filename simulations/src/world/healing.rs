@@ -45,6 +45,7 @@ impl World {
         self.network.change_weather(|w| Weather {
             loss: 0,
             duplicates: 0,
+            stalls: 0,
             jitter_us: w.jitter_us.min(w.delay_us / HEALED_JITTER),
             window_bytes: 1 << 20,
             ..w

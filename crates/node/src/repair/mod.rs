@@ -66,6 +66,8 @@ pub struct RepairCounts {
     pub received_bytes: u64,
     /// Elements received.
     pub received_elements: u64,
+    /// Symbols asked for, in messages: by a repair whose donor did not know how many it takes.
+    pub symbol_requests: u64,
     /// Repairs served to other regions.
     pub served: u64,
     /// Bytes sent for them.
@@ -296,6 +298,8 @@ impl Repairs {
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         for receipt in self.receiving.values_mut() {
             let said = receipt.work(stage, &mut budget);
+            let asks = |m: &&RepairMessage| matches!(m, RepairMessage::More { .. });
+            self.counts.symbol_requests += said.iter().filter(asks).count() as u64;
             self.said.extend(said.into_iter().map(|m| (receipt.donor(), m)));
             if receipt.is_complete() {
                 done.push(receipt.partition());
