@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use meridian_clock::{MAX_AHEAD_MS, VersionVector};
+use meridian_clock::{
+    MAX_AHEAD_MS, VersionVector,
+    limits::{CALM_US, READING_LIFE_US},
+};
 use meridian_keyspace::Stage;
 use meridian_store::CrashModel;
 
@@ -15,8 +18,9 @@ use crate::{
     world::{Event, World},
 };
 
-/// After everything has healed the world settles within this time, in microseconds.
-pub(crate) const PATIENCE_US: u64 = 60 * SECOND;
+/// After everything has healed the world settles within this time, in microseconds; see
+/// `World::patience_us`.
+const PATIENCE_US: u64 = 60 * SECOND;
 
 /// What the control planes have agreed on.
 #[derive(Debug, Default)]
@@ -224,7 +228,7 @@ impl World {
                 self.check_promises()?;
                 Ok(true)
             }
-            Some(why) if self.now_us > self.healed_us + PATIENCE_US => {
+            Some(why) if self.now_us > self.healed_us + self.patience_us() => {
                 Err(format!("does not settle: {why}"))
             }
             Some(_) => {
@@ -232,6 +236,12 @@ impl World {
                 Ok(false)
             }
         }
+    }
+
+    /// How long the world may take to settle, in microseconds. Clocks that heal are all set at once,
+    /// and so contradict what was read of them before, for as long as a reading counts.
+    pub(crate) fn patience_us(&self) -> u64 {
+        PATIENCE_US + if self.fences() { READING_LIFE_US + CALM_US } else { 0 }
     }
 
     /// What has not settled yet.

@@ -157,9 +157,12 @@ fn more(plan: &mut Plan) {
     plan.set_quic(u64::from(is_quic));
     if r.chance(150) {
         plan.set_fence_ms(r.pick(&[50, 250, 1000]));
-        plan.set_drift_ppm(plan.drift_ppm().min(1000));
     }
     plan.set_travel(if r.chance(250) { r.range(20, 200) } else { 0 });
+    if plan.fence_ms() > 0 || plan.travel() > 0 {
+        // What clocks are compared by allows for no more.
+        plan.set_drift_ppm(plan.drift_ppm().min(1000));
+    }
     plan.set_compact_bytes(if r.chance(300) { r.spread(100, 5000) } else { 0 });
 }
 

@@ -72,10 +72,10 @@ impl HybridClock {
         self.physical
     }
 
-    /// The next stamp, larger than every stamp issued or observed before.
+    /// The next stamp, larger than every stamp issued or observed before, and larger than every
+    /// [`HybridClock::now`] that was shown: peers were promised that nothing comes at or below it.
     pub fn tick(&mut self) -> Time {
-        let next = Time(self.last.0.saturating_add(1));
-        self.last = next.max(self.physical.min(self.reserved));
+        self.last = Time(self.now().0.saturating_add(1));
         self.last
     }
 
@@ -126,6 +126,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_stamped_at_the_time_that_was_shown() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        for us in [0, 3, 3, 1_000_000, 2, 2_000_000] {
+            clock.set_physical_us(us);
+            let shown = clock.now();
+            assert!(clock.tick() > shown, "at {us} µs");
+        }
+        clock.reserve(clock.now());
+        clock.set_physical_us(9_000_000);
+        let shown = clock.now();
+        assert!(clock.tick() > shown, "at the end of what is reserved");
+    }
+
+    #[test]
     fn starts_above_its_floor_and_above_what_it_observed() {
         let mut clock = HybridClock::new(Time::from_ms(10_000));
         clock.set_physical_us(1_000_000);
@@ -140,8 +154,8 @@ mod tests {
         clock.reserve(Time::from_ms(2_000));
         clock.set_physical_us(9_000_000);
         assert_eq!(clock.now(), Time::from_ms(2_000));
-        assert_eq!(clock.tick().0, Time::from_ms(2_000).0);
         assert_eq!(clock.tick().0, Time::from_ms(2_000).0 + 1);
+        assert_eq!(clock.tick().0, Time::from_ms(2_000).0 + 2);
         assert_eq!(clock.physical(), Time::from_ms(9_000), "peers are judged by the real one");
         clock.reserve(Time::from_ms(9_500));
         assert_eq!(clock.now(), Time::from_ms(9_000));

@@ -151,7 +151,8 @@ fn the_value_that_lost_is_listed_until_it_is_overwritten() {
     story.exchange();
     story.everywhere("GET k", "b");
     let (loser, winner) = (RACE_MS, RACE_MS + 10);
-    let stamp = |ms| meridian_clock::Time::from_ms(ms).0;
+    // A write's stamp is the one after the time that is shown before it.
+    let stamp = |ms| meridian_clock::Time::from_ms(ms).0 + 1;
     let conflict = format!(
         "[[key k element string name  value a time_ms {loser} region region-1 stamp {}@1 \
          winner_time_ms {winner} winner_region region-0 winner_stamp {}@0 rule larger stamp \

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{EPOCH_US, Ended, PARTITIONS, Region, deliver, exchange, identity};
-use meridian_clock::{Origin, VersionVector};
+use meridian_clock::{Origin, Time, VersionVector};
 use meridian_node::wire::PeerMessage;
 use meridian_replication::{Batch, Hello, Subscribe, Vectors, Versions, Watermark};
 use meridian_store::{CheckpointBatch, Frame, LogPosition, MemoryStorage, Meta, Storage};
@@ -66,8 +66,12 @@ fn check_encoder(name: &str, values: &[Vec<u8>]) {
 }
 
 fn version_1() -> Region {
-    let mut region = Region::start(OLD, &[NEW], MemoryStorage::new());
+    // Its first stamp was the time itself; today's is the one after the time that is shown.
+    let first = Time::from_ms(EPOCH_US / 1000);
+    let mut region = Region::start_at(0, OLD, &[NEW], MemoryStorage::new());
+    region.node.engine_mut().stage_mut().start_above(Time(first.0 - 1));
     COMMANDS.iter().for_each(|command| drop(region.run(command)));
+    region.node.engine_mut().set_physical_us(EPOCH_US);
     region
 }
 
@@ -80,7 +84,7 @@ fn flat(batch: &CheckpointBatch) -> Vec<Vec<u8>> {
 
 fn messages() -> Vec<Vec<u8>> {
     let mut vector = VersionVector::new();
-    vector.set(OLD, meridian_clock::Time(1 << 40));
+    vector.set(OLD, Time(1 << 40));
     let vectors = Vectors::pack(&[vector, VersionVector::new()]);
     let cluster = "shop".to_owned();
     let all = [

@@ -7,7 +7,6 @@ use meridian_clock::Dot;
 
 use super::{Event, VERDICT_EVERY_US, World};
 use crate::{
-    judge::PATIENCE_US,
     network::pair,
     plan::{MS, SECOND, Weather},
     random::Stream,
@@ -157,7 +156,7 @@ impl World {
         };
         let members = probe.members.clone();
         self.probe = Some(probe);
-        if self.now_us > self.healed_us + PATIENCE_US {
+        if self.now_us > self.healed_us + self.patience_us() {
             return Err(format!("regions {members:?} do not go on without the others: {why}"));
         }
         self.add(VERDICT_EVERY_US, Event::Verdict);

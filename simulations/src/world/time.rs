@@ -6,10 +6,19 @@ use meridian_node::Alarm;
 use super::{Event, World};
 use crate::{ablation::Ablation, region::Region};
 
+/// How far off a clock may be where the plan does not say, in milliseconds.
+const LOOSE_FENCE_MS: u64 = 60_000;
+
 impl World {
-    /// Whether regions compare their clocks and refuse to write while theirs is off.
+    /// Whether regions compare their clocks, refuse to write while theirs is off, and reserve time
+    /// on disk. Always where sessions go from region to region: a session that waits relies on what
+    /// watermarks promised, which without a floor a restart would take back (docs/adr/0016).
     pub(crate) fn fences(&self) -> bool {
-        self.plan.fence_ms() > 0
+        self.plan.fence_ms() > 0 || self.plan.travel() > 0
+    }
+
+    fn fence_ms(&self) -> u64 {
+        if self.plan.fence_ms() > 0 { self.plan.fence_ms() } else { LOOSE_FENCE_MS }
     }
 
     /// A process begins above the floor that its disk holds, and reserves some more at once.
@@ -17,12 +26,13 @@ impl World {
         if !self.fences() {
             return;
         }
+        let fence_ms = self.fence_ms();
         let here = &mut self.places[place];
         let (steady_us, unix_us) = here.clocks.both_us(self.now_us);
         if self.plan.off == Some(Ablation::ForgetClockFloor) {
             here.floor = Time::ZERO;
         }
-        process.node.start_clocks(steady_us, unix_us, here.floor, self.plan.fence_ms());
+        process.node.start_clocks(steady_us, unix_us, here.floor, fence_ms);
         if let Some(upto) = process.node.floor_wanted() {
             here.floor = here.floor.max(upto);
             process.node.floor_granted(here.floor);

@@ -93,8 +93,7 @@ impl DataNode {
     pub(super) fn send_watermarks(&mut self) {
         let stage = self.engine.stage();
         let vectors = Vectors::pack(&self.acknowledgement());
-        // The next write may still be given this very time: what is promised ends before it.
-        let now = self.engine.durable_time().0.saturating_sub(1);
+        let now = self.engine.durable_time().0;
         let physical_ms = stage.clock().physical().as_ms();
         for (peer, state) in &self.peers {
             let (peer, session) = (*peer, state.session);

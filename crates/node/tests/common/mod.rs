@@ -32,6 +32,11 @@ pub struct Region {
 
 impl Region {
     pub fn start(origin: Origin, peers: &[Origin], storage: MemoryStorage) -> Region {
+        Region::start_at(EPOCH_US, origin, peers, storage)
+    }
+
+    /// A region whose clock shows `us`.
+    pub fn start_at(us: u64, origin: Origin, peers: &[Origin], storage: MemoryStorage) -> Region {
         let ablations = Ablations::default();
         let stage = StageConfig { me: origin, partitions: PARTITIONS, seed: 1, ablations };
         let recovered = recover(&storage, stage.clone(), &identity(origin)).expect("sound");
@@ -45,7 +50,7 @@ impl Region {
             regions: BTreeMap::new(),
         };
         let mut engine = Engine::new(config, data, end);
-        engine.set_physical_us(EPOCH_US);
+        engine.set_physical_us(us);
         engine.connect(1, "test".into());
         let data = DataConfig {
             cluster: CLUSTER.into(),
