@@ -69,9 +69,9 @@ fn run(command: Command) -> Result<()> {
 fn node(args: NodeArgs) -> Result<()> {
     let cluster = ClusterFile::read(&args.config)?;
     let overrides = Overrides {
-        data_dir: args.data_dir,
-        certificates: args.certificates,
-        appendfsync: args.appendfsync,
+        data_dir: args.run.data_dir,
+        certificates: args.run.certificates,
+        appendfsync: args.run.appendfsync,
         log: args.log,
         peers: args.peer,
         password: Secret::from_environment("MERIDIAN_PASSWORD")?,
@@ -80,7 +80,7 @@ fn node(args: NodeArgs) -> Result<()> {
     };
     let config = NodeConfig::resolve(cluster, &args.region, overrides)?;
     logging::start(&config.log)?;
-    if args.until_stdin_closes {
+    if args.run.until_stdin_closes {
         up::leash::end_with_stdin().context("watching the standard input")?;
     }
     runtime::run(config)

@@ -11,7 +11,7 @@ use meridian_disk::{
 use meridian_store::{Identity, StoreError};
 
 use crate::region::{Region, START_MS, digests, get, recovered};
-use crate::support::{identity, small};
+use crate::support::{files_below, identity, small};
 
 /// What a restored region is called.
 fn reborn() -> Identity {
@@ -149,7 +149,7 @@ fn any_instant_that_the_log_covers_is_restored_exactly() {
         let ms = START_MS + number * 10;
         region.set_all(ms, &[("a", &number.to_string()), ("b", &number.to_string())]);
         region.add(ms + 1, "sum", 1);
-        history.push((ms + 1, digests(&mut region.stage)));
+        history.push((Time(Time::from_ms(ms + 1).0 + 1), digests(&mut region.stage)));
         match number {
             10 => region.checkpoint_while(|region| region.add(ms + 2, "aside", 1)),
             12 | 25 => drop(back_up(&mut region, &place.data, &repository, ms + 3)),
@@ -165,15 +165,15 @@ fn any_instant_that_the_log_covers_is_restored_exactly() {
     let backups = repository.manifests().unwrap();
     let first = backups[0].checkpoint_last();
     let mut tried = 0;
-    for (number, (ms, expected)) in history.iter().enumerate().step_by(3) {
+    for (number, (instant, expected)) in history.iter().enumerate().step_by(3) {
         let to = place.to.with_file_name(format!("at-{number}"));
-        let plan = Plan::at(&backups, Time::from_ms(*ms));
-        if Time::from_ms(*ms) < first {
+        let plan = Plan::at(&backups, *instant);
+        if *instant < first {
             assert_eq!(plan, Err(NoPlan::Before(first)));
             continue;
         }
         let plan = plan.unwrap();
-        assert!(plan.base.checkpoint_last() <= Time::from_ms(*ms));
+        assert!(plan.base.checkpoint_last() <= *instant);
         let mut copy = restored(&repository, &plan, &to).unwrap();
         assert_eq!(&digests(&mut copy.stage), expected, "{number}");
         tried += 1;
@@ -182,7 +182,7 @@ fn any_instant_that_the_log_covers_is_restored_exactly() {
     assert!(Plan::at(&backups, Time::from_ms(now_ms + 1)).is_err(), "after the last mark");
     // Between the two stamps of one commit: all of it or nothing.
     let ms = START_MS + 300;
-    let plan = Plan::at(&backups, Time(Time::from_ms(ms).0)).unwrap();
+    let plan = Plan::at(&backups, Time(Time::from_ms(ms).0 + 1)).unwrap();
     let copy = restored(&repository, &plan, &place.to).unwrap();
     assert_eq!((copy.get("a"), copy.get("b")), (Some("29".to_owned()), Some("29".to_owned())));
 }
@@ -389,17 +389,6 @@ fn a_held_log_is_not_released() {
     region.opened.syncer.release(end).unwrap();
     assert!(region.opened.reader.bounds().0 > start);
     assert_eq!(get(&region.stage, "counter:1").as_deref(), Some("20"));
-}
-
-/// All files below a directory.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 /// Some offsets of a file, its ends among them.

@@ -9,7 +9,7 @@ use meridian_disk::{DataDir, DiskStorage, Scrub};
 use meridian_store::{LogPosition, StoreError};
 
 use crate::region::{Region, START_MS, digests, recovered};
-use crate::support::{copy, identity, segments, small};
+use crate::support::{copy, files_below, identity, segments, small};
 
 /// Offsets that are tried in a file of RocksDB or the log; smaller files are tried whole.
 const OFFSETS: usize = 24;
@@ -40,16 +40,6 @@ fn made(directory: &Path) -> Vec<(u16, u64)> {
     }
     region.sync();
     digests(&mut region.stage)
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 #[test]

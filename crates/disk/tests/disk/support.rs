@@ -91,6 +91,13 @@ fn try_copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// All files below a directory.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = listing(directory).expect("a directory that nobody else uses");
+    found.retain(|(path, _)| path.is_file());
+    found.into_iter().map(|(path, _)| path).collect()
+}
+
 /// All that is below a directory with its length, parents first.
 fn listing(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();

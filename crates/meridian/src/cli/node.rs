@@ -21,6 +21,23 @@ Secrets come by the environment, or by files that the topology names; they are n
 SIGTERM and SIGINT end it in an orderly way; SIGKILL loses nothing that was acknowledged under
 `appendfsync always`, and up to a second under `everysec`, as with Redis.";
 
+/// What every command that runs one node takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
+    /// Directory that holds a directory for each region [default: below ~/.local/state].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of ca.pem, node.pem and node.key [default: DATA_DIR/NAME/certificates].
+    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
+    pub certificates: Option<PathBuf>,
+    /// When a write is acknowledged: on disk, or on disk within a second.
+    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
+    pub appendfsync: Option<AppendFsync>,
+    /// End when the standard input closes: with whoever started this node.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
 /// One node.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = NODE_HELP)]
@@ -31,24 +48,15 @@ pub struct NodeArgs {
     /// Which of its regions this is.
     #[arg(long, short, value_name = "NAME", env = "MERIDIAN_REGION")]
     pub region: String,
-    /// Directory that holds a directory for each region [default: below ~/.local/state].
-    #[arg(long, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Directory of ca.pem, node.pem and node.key [default: DATA_DIR/NAME/certificates].
-    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
-    pub certificates: Option<PathBuf>,
-    /// When a write is acknowledged: on disk, or on disk within a second.
-    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
-    pub appendfsync: Option<AppendFsync>,
+    /// Where and how it runs.
+    #[command(flatten)]
+    pub run: RunArgs,
     /// What is logged: a level, or a filter such as info,meridian_mesh=debug.
     #[arg(long, value_name = "FILTER", env = "MERIDIAN_LOG")]
     pub log: Option<String>,
     /// Reach a peer at another address than the topology's; may be repeated.
     #[arg(long, value_name = "NAME=HOST:PORT", value_parser = peer)]
     pub peer: Vec<(String, String)>,
-    /// End when the standard input closes: with whoever started this node.
-    #[arg(long, hide = true)]
-    pub until_stdin_closes: bool,
 }
 
 pub(super) const UP_HELP: &str = "\
@@ -127,24 +135,15 @@ pub struct JoinArgs {
     /// What DNS answers for this region; may be repeated [default: the address of --redis].
     #[arg(long = "client-address", value_name = "IP")]
     pub client_addresses: Vec<IpAddr>,
-    /// Directory that holds a directory for each region [default: below ~/.local/state].
-    #[arg(long, value_name = "DIR", env = "MERIDIAN_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Directory of ca.pem, node.pem and node.key [default: DATA_DIR/NAME/certificates].
-    #[arg(long, value_name = "DIR", env = "MERIDIAN_CERTIFICATES")]
-    pub certificates: Option<PathBuf>,
-    /// When a write is acknowledged: on disk, or on disk within a second.
-    #[arg(long, value_name = "POLICY", env = "MERIDIAN_APPENDFSYNC")]
-    pub appendfsync: Option<AppendFsync>,
+    /// Where and how it runs.
+    #[command(flatten)]
+    pub run: RunArgs,
     /// What is logged [default: warn, so that the progress can be seen].
     #[arg(long, value_name = "FILTER", env = "MERIDIAN_LOG")]
     pub log: Option<String>,
     /// Get the ordinal and write the files, but do not run the node.
     #[arg(long)]
     pub prepare_only: bool,
-    /// End when the standard input closes: with whoever started this node.
-    #[arg(long, hide = true)]
-    pub until_stdin_closes: bool,
 }
 
 fn peer(text: &str) -> Result<(String, String), String> {

@@ -64,6 +64,7 @@ impl ClusterFile {
         let initial = meridian_failover::ControlState::initial(&failover)
             .and_then(|state| meridian_failover::Failover::new(failover, state, 0, 1));
         initial.context("failover")?;
+        self.check_leases()?;
         self.dns_topology().context("dns")?.validate().context("dns")
     }
 
@@ -172,6 +173,36 @@ impl ClusterFile {
             ensure!(*ms <= ROUND_TRIP_MS_MAX, "{field}: {ms} ms is over {ROUND_TRIP_MS_MAX} ms");
             let pair = if one < other { (one, other) } else { (other, one) };
             ensure!(seen.insert(pair), "{field}: given twice");
+        }
+        Ok(())
+    }
+
+    /// A region stays primary only while a majority's echoes reach it within its lease: an echo
+    /// takes the round trip, and up to a heartbeat's interval at each end.
+    fn check_leases(&self) -> Result<()> {
+        let timing = &self.failover.timing;
+        for region in &self.regions {
+            let config = self.failover_config(region.ordinal);
+            if !config.priority.contains(&region.ordinal) {
+                continue;
+            }
+            let voters = self.regions.iter().filter(|r| config.voters.contains(&r.ordinal));
+            let others = voters.filter(|other| other.ordinal != region.ordinal);
+            // What the file does not tell may be short.
+            let told = |other: &Region| self.round_trip_ms(&region.name, &other.name).unwrap_or(0);
+            let mut round_trips: Vec<u64> = others.map(told).collect();
+            round_trips.sort_unstable();
+            // It votes for itself.
+            let missing = (config.voters.len() / 2).checked_sub(1);
+            let Some(farthest_ms) = missing.and_then(|at| round_trips.get(at)) else { continue };
+            let least_ms = farthest_ms + 2 * timing.heartbeat_ms;
+            ensure!(
+                timing.lease_ms > least_ms,
+                "failover.timing.lease_ms: {} ms; {} would not stay primary, since the echoes of a \
+                 majority take {farthest_ms} ms and two heartbeats: more than {least_ms}",
+                timing.lease_ms,
+                region.name,
+            );
         }
         Ok(())
     }

@@ -119,6 +119,10 @@ fn contradictions_name_the_field() {
     );
     refused_with("failover: {priority: [eu, eu]}", &["failover.priority", "twice"]);
     refused_with("failover: {timing: {lease_ms: 600}}", &["failover", "lease_ms"]);
+    refused_with(
+        "wan: {round_trips: [{between: [us, eu], ms: 300}]}",
+        &["failover.timing.lease_ms", "400 ms", "us would not stay primary", "300 ms"],
+    );
     refused_with("wan: {round_trips: [{between: [us, us], ms: 1}]}", &["wan.round_trips", "twice"]);
     refused_with("wan: {round_trips: [{between: [us, eu], ms: 99999}]}", &["99999", "10000"]);
     refused_with("storage: {log_retention: 1KiB}", &["storage.log_retention", "segment"]);

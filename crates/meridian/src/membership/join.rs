@@ -31,8 +31,8 @@ pub fn join(args: &JoinArgs) -> Result<()> {
     let cluster = ClusterFile::read(&topology)?;
     let overrides = Overrides {
         data_dir: Some(paths.base.clone()),
-        certificates: args.certificates.clone(),
-        appendfsync: args.appendfsync,
+        certificates: args.run.certificates.clone(),
+        appendfsync: args.run.appendfsync,
         log: Some(args.log.clone().unwrap_or_else(|| LOG.to_owned())),
         peers: Vec::new(),
         password: Secret::from_environment("MERIDIAN_PASSWORD")?,
@@ -49,7 +49,7 @@ pub fn join(args: &JoinArgs) -> Result<()> {
         return Ok(());
     }
     crate::logging::start(&config.log)?;
-    if args.until_stdin_closes {
+    if args.run.until_stdin_closes {
         crate::up::leash::end_with_stdin().context("watching the standard input")?;
     }
     progress::watch(args.name.clone(), config.region.operator_address(config.region.admin))?;
@@ -62,7 +62,7 @@ async fn prepare(args: &JoinArgs) -> Result<Paths> {
     let status = reach::status(via).await?;
     let name = status["cluster"].as_str().context("the node does not tell its cluster")?;
     let cluster = ClusterFile { cluster: name.to_owned(), ..ClusterFile::parse(EXAMPLE)? };
-    let paths = Paths::resolve(&cluster, args.data_dir.clone());
+    let paths = Paths::resolve(&cluster, args.run.data_dir.clone());
     if paths.joined_state(&args.name).exists() {
         return Ok(paths);
     }
@@ -74,7 +74,7 @@ async fn prepare(args: &JoinArgs) -> Result<Paths> {
         data.display()
     );
     let default = paths.certificates(&args.name);
-    let certificates = args.certificates.as_ref().unwrap_or(&default);
+    let certificates = args.run.certificates.as_ref().unwrap_or(&default);
     let certificate = NodeCertificate::load(certificates).with_context(|| {
         let name = &args.name;
         format!(
@@ -141,7 +141,7 @@ fn topology(args: &JoinArgs, joined: &Joined, agreed: &ControlState) -> Result<C
         dns: args.dns,
         mesh_address: args.mesh_address.clone(),
         client_addresses: args.client_addresses.clone(),
-        certificates: args.certificates.as_ref().map(std::path::absolute).transpose()?,
+        certificates: args.run.certificates.as_ref().map(std::path::absolute).transpose()?,
     });
     file.check().context("the cluster's topology with the new region")?;
     Ok(file)
@@ -195,12 +195,9 @@ mod tests {
             dns: "127.0.0.4:7553".parse().unwrap(),
             mesh_address: None,
             client_addresses: Vec::new(),
-            data_dir: None,
-            certificates: None,
-            appendfsync: None,
+            run: Default::default(),
             log: None,
             prepare_only: true,
-            until_stdin_closes: false,
         }
     }
 

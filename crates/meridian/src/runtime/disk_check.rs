@@ -89,18 +89,17 @@ impl DiskBoard {
 }
 
 impl DiskCheck {
-    /// Walks until the node ends.
+    /// Walks until the node ends; at a rate of zero there is nothing to do.
     ///
     /// # Errors
     /// When the disk cannot be read for another reason than rot.
     pub fn run(self) -> Result<()> {
-        loop {
+        while self.rate > 0 {
             // First the rest: a start has enough to read.
             std::thread::sleep(self.every);
-            if self.rate > 0 {
-                self.walk()?;
-            }
+            self.walk()?;
         }
+        Ok(())
     }
 
     fn walk(&self) -> Result<()> {
