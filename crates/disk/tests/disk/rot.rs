@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use meridian_disk::{DataDir, DiskStorage, Scrub};
 use meridian_store::{LogPosition, StoreError};
