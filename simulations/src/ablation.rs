@@ -68,11 +68,19 @@ pub enum Ablation {
     GoUnaware,
     /// A restart forgets up to where time was used.
     ForgetClockFloor,
+    /// A region that leaves goes on taking writes.
+    ServeWhileLeaving,
+    /// A region that joins takes the ordinal that was next when it asked.
+    GuessOrdinal,
+    /// Deadlines are settled without waiting for regions that have joined.
+    SettleWithoutNewcomers,
+    /// A region leaves while it still has a vote.
+    LeaveWithVote,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 31] = [
+    pub const ALL: [(&'static str, Ablation); 35] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -104,6 +112,10 @@ impl Ablation {
         ("widen-context", Ablation::WidenContext),
         ("go-unaware", Ablation::GoUnaware),
         ("forget-clock-floor", Ablation::ForgetClockFloor),
+        ("serve-while-leaving", Ablation::ServeWhileLeaving),
+        ("guess-ordinal", Ablation::GuessOrdinal),
+        ("settle-without-newcomers", Ablation::SettleWithoutNewcomers),
+        ("leave-with-vote", Ablation::LeaveWithVote),
     ];
 
     /// The ablation of a name.
@@ -160,7 +172,11 @@ impl Ablation {
             | Ablation::DropFolds
             | Ablation::WidenContext
             | Ablation::GoUnaware
-            | Ablation::ForgetClockFloor => {}
+            | Ablation::ForgetClockFloor
+            | Ablation::ServeWhileLeaving
+            | Ablation::GuessOrdinal
+            | Ablation::SettleWithoutNewcomers
+            | Ablation::LeaveWithVote => {}
         }
         switches
     }

@@ -78,7 +78,7 @@ impl Client {
 
 /// What was wrong with a reply to a command that is known to be well formed.
 pub(crate) fn complaint(sent: &Sent, value: &Value) -> Option<String> {
-    const EXPECTED: [&[u8]; 9] = [
+    const EXPECTED: [&[u8]; 11] = [
         b"WRONGTYPE ",
         b"ERR value is not an integer",
         b"ERR value is not a valid float",
@@ -87,6 +87,8 @@ pub(crate) fn complaint(sent: &Sent, value: &Value) -> Option<String> {
         b"STALE ",
         b"CLOCKSKEW ",
         b"EXECABORT ",
+        b"LOADING the region joins",
+        b"READONLY the region leaves",
         b"ERR session token is from the future",
     ];
     if let Value::Array(values) = value {

@@ -1,7 +1,7 @@
 //! The control plane of a simulated region, over a log of its own that a crash may shorten.
 
 use meridian_consensus::GroupConfig;
-use meridian_failover::{CheckReport, FailoverConfig, StepOutcome};
+use meridian_failover::{CheckReport, ControlState, FailoverConfig, StepOutcome};
 use meridian_node::{Control, ControlConfig, ControlEffect, ControlTurn};
 
 /// The records of a control log, as the machine's disk holds them.
@@ -53,23 +53,30 @@ pub(crate) enum Outcome {
 }
 
 impl ControlPlane {
-    /// Goes on from a log.
+    /// Goes on from a log. A region that joins begins with what it was `told`, and has no say in
+    /// the group until the group says so.
     pub fn start(
         id: u16,
-        regions: u16,
+        regions: Vec<u16>,
+        told: Option<ControlState>,
         round_trip_ms: u64,
         log: ControlLog,
-        now_ms: u64,
-        incarnation: u64,
+        (now_ms, incarnation): (u64, u64),
     ) -> Result<ControlPlane, String> {
-        let mut failover = FailoverConfig::new(id, (0..regions).collect());
+        let mut failover = FailoverConfig::new(id, regions);
         // As an operator must: an answer has to come within the lease.
         let timing = &mut failover.timing;
         timing.lease_ms = timing.lease_ms.max(round_trip_ms + LEASE_BEYOND_MS);
         timing.down_after_ms = timing.down_after_ms.max(timing.lease_ms + DOWN_BEYOND_MS);
-        let group = GroupConfig::new(id, failover.voters.clone(), round_trip_ms);
+        let voters = if told.is_some() { Vec::new() } else { failover.voters.clone() };
+        let founding = match told {
+            Some(state) => state,
+            None => ControlState::initial(&failover).map_err(|e| e.to_string())?,
+        };
+        let group = GroupConfig::new(id, voters, round_trip_ms);
         let config = ControlConfig { failover, group };
-        let control = Control::new(config, log.records.clone(), now_ms, incarnation)?;
+        let records = log.records.clone();
+        let control = Control::with_state(config, founding, records, now_ms, incarnation)?;
         Ok(ControlPlane { control, log, hasty: false, syncing: None })
     }
 

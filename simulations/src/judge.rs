@@ -6,6 +6,7 @@ use meridian_clock::{
     MAX_AHEAD_MS, VersionVector,
     limits::{CALM_US, READING_LIFE_US},
 };
+use meridian_failover::{ControlState, MemberStatus, Members};
 use meridian_keyspace::Stage;
 use meridian_store::CrashModel;
 
@@ -22,6 +23,10 @@ use crate::{
 /// `World::patience_us`.
 const PATIENCE_US: u64 = 60 * SECOND;
 
+/// The same where members come and go: votes move in steps of seconds, and who was down several
+/// times waits for a minute before it is taken for up.
+const MEMBERS_PATIENCE_US: u64 = 240 * SECOND;
+
 /// What the control planes have agreed on.
 #[derive(Debug, Default)]
 pub(crate) struct Agreement {
@@ -31,6 +36,10 @@ pub(crate) struct Agreement {
     epochs: BTreeMap<usize, u64>,
     /// Who was primary last.
     primary: Option<usize>,
+    /// The newest epoch that any region has shown.
+    newest: u64,
+    /// And its members.
+    pub members: Members,
 }
 
 impl World {
@@ -52,6 +61,7 @@ impl World {
             self.counts.takeovers += 1;
             self.trace.line(self.now_us, || format!("{primary} is primary"));
         }
+        let mut news: Vec<ControlState> = Vec::new();
         for (index, place) in self.places.iter().enumerate() {
             let Some(plane) = place.process.as_ref().and_then(|p| p.control.as_ref()) else {
                 continue;
@@ -77,6 +87,18 @@ impl World {
                 if *agreed != bytes {
                     return Err(format!("region {index} knows another epoch {}", state.epoch));
                 }
+                news.push(state.clone());
+                let (voters, _) = plane.control.voters();
+                let left = |id: &&u16| state.members.status(**id) == Some(MemberStatus::Left);
+                if let Some(id) = voters.iter().find(left) {
+                    return Err(format!("region {index} counts on {id}, which has left"));
+                }
+            }
+        }
+        for state in news {
+            if state.epoch > self.agreement.newest || self.agreement.members.is_empty() {
+                self.agreement.newest = state.epoch;
+                self.note_members(&state);
             }
         }
         Ok(())
@@ -241,7 +263,11 @@ impl World {
     /// How long the world may take to settle, in microseconds. Clocks that heal are all set at once,
     /// and so contradict what was read of them before, for as long as a reading counts.
     pub(crate) fn patience_us(&self) -> u64 {
-        PATIENCE_US + if self.fences() { READING_LIFE_US + CALM_US } else { 0 }
+        let patience_us = match self.plan.changes_members() {
+            true => MEMBERS_PATIENCE_US,
+            false => PATIENCE_US,
+        };
+        patience_us + if self.fences() { READING_LIFE_US + CALM_US } else { 0 }
     }
 
     /// What has not settled yet.
@@ -268,7 +294,7 @@ impl World {
             }
         }
         if self.plan.control() > 0 {
-            return self.control_unsettled(&processes);
+            return self.members_unsettled().or_else(|| self.control_unsettled(&processes));
         }
         None
     }
@@ -281,19 +307,24 @@ impl World {
         }
         let primaries: Vec<usize> =
             (0..self.places.len()).filter(|place| self.is_primary(*place)).collect();
-        let agreed = usize::from(planes.first()?.control.state().primary);
+        let agreed = planes.first()?.control.state().primary;
+        let agreed = self.place_of_id(agreed)?;
         (primaries != [agreed])
             .then(|| format!("primary are {primaries:?} where {agreed} was agreed on"))
     }
 
     fn check_end(&mut self, place: usize) -> Result<(), String> {
+        if self.places[place].belonging.is_gone {
+            return Ok(());
+        }
         self.check_shown(place)?;
+        let first = self.staying().next().unwrap_or_default();
         let mut held = |place: usize| {
             let process = self.places[place].process.as_mut();
             process.map(|p| digest(p.node.engine_mut().stage_mut()))
         };
-        if held(place) != held(0) {
-            return Err(format!("digests of regions 0 and {place} differ"));
+        if held(place) != held(first) {
+            return Err(format!("digests of regions {first} and {place} differ"));
         }
         let here = &self.places[place];
         let Some(process) = &here.process else { return Ok(()) };
@@ -313,7 +344,8 @@ impl World {
 
     /// What clients were told of, and nobody was allowed to lose, is everywhere.
     fn check_promises(&self) -> Result<(), String> {
-        let Some(process) = &self.places[0].process else { return Ok(()) };
+        let first = self.staying().next().unwrap_or_default();
+        let Some(process) = &self.places[first].process else { return Ok(()) };
         let vectors: Vec<VersionVector> = process.vectors();
         let kept = |p: &&crate::client::Promise| !vectors[usize::from(p.partition)].covers(p.dot);
         match self.promises.iter().find(kept) {

@@ -76,8 +76,9 @@ pub(crate) fn pair(a: usize, b: usize) -> Pair {
 }
 
 impl Network {
-    pub fn new(plan: &Plan) -> Network {
-        let regions = plan.regions() as usize;
+    /// Links of a plan's regions, and of `room` more that may join.
+    pub fn new(plan: &Plan, room: usize) -> Network {
+        let regions = plan.regions() as usize + room;
         let weather = |from| (0..regions).map(|to| plan.weather(from, to)).collect();
         let random = |from, to| plan.stream(Stream::Network, direction(from, to));
         let randoms = |from| (0..regions).map(|to| random(from, to)).collect();

@@ -114,6 +114,14 @@ pub struct Counts {
     pub fences: u64,
     /// And went on writing.
     pub fences_lifted: u64,
+    /// Regions that became members while faults struck.
+    pub joined: u64,
+    /// Regions that left in order while faults struck.
+    pub left: u64,
+    /// Regions that were declared dead while faults struck.
+    pub declared_dead: u64,
+    /// Regions that came back, found that they had been declared dead, and ended.
+    pub returns_of_the_dead: u64,
     /// Packets that reached a host of QUIC.
     pub packets: u64,
     /// Sessions over QUIC, counted at each end.
@@ -256,6 +264,10 @@ impl Counts {
             ("sessions found stale", &mut self.stale_sessions),
             ("fences", &mut self.fences),
             ("fences lifted", &mut self.fences_lifted),
+            ("regions joined", &mut self.joined),
+            ("regions left", &mut self.left),
+            ("regions declared dead", &mut self.declared_dead),
+            ("returns of the dead", &mut self.returns_of_the_dead),
             ("packets", &mut self.packets),
             ("QUIC sessions", &mut self.quic_sessions),
             ("packets lost", &mut self.lost_packets),

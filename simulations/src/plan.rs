@@ -68,11 +68,17 @@ pub(crate) enum Fault {
     BackUp,
     /// A region is set back to its copy, under a new ordinal.
     Restore,
+    /// A new region asks to join.
+    Join,
+    /// A region is told to leave.
+    Leave,
+    /// A region goes away, and an operator declares it dead.
+    DeclareDead,
 }
 
 impl Fault {
     /// Every kind, with the name that it has in a plan.
-    pub const ALL: [(&'static str, Fault); 14] = [
+    pub const ALL: [(&'static str, Fault); 17] = [
         ("break", Fault::SessionBreak),
         ("cut", Fault::Cut),
         ("isolate", Fault::Isolation),
@@ -87,6 +93,9 @@ impl Fault {
         ("clock-jump", Fault::ClockJump),
         ("backup", Fault::BackUp),
         ("restore", Fault::Restore),
+        ("join", Fault::Join),
+        ("leave", Fault::Leave),
+        ("declare-dead", Fault::DeclareDead),
     ];
 
     /// Its name in a plan.
@@ -280,6 +289,12 @@ numbers! {
     backup_us set_backup_us "backup" = 0;
     /// As above.
     restore_us set_restore_us "restore" = 0;
+    /// As above.
+    join_us set_join_us "join" = 0;
+    /// As above.
+    leave_us set_leave_us "leave" = 0;
+    /// As above.
+    declare_dead_us set_declare_dead_us "declare-dead" = 0;
 }
 
 impl Plan {
@@ -330,6 +345,19 @@ impl Plan {
     pub(crate) fn every_us(&self, fault: Fault) -> u64 {
         let index = NUMBERS.iter().position(|(known, _)| *known == fault.name());
         index.map_or(0, |index| self.numbers[index])
+    }
+
+    /// Whether regions come and go. The control group decides on that; and the two ways by which
+    /// a region gets another ordinal (a restored copy, a ruined disk) stay apart from this one, as
+    /// do sessions over QUIC, whose hosts know each other from the beginning.
+    pub(crate) fn changes_members(&self) -> bool {
+        self.can_change_members() && self.join_us() + self.leave_us() + self.declare_dead_us() > 0
+    }
+
+    /// Whether they could, in a run of this kind.
+    pub(crate) fn can_change_members(&self) -> bool {
+        let apart = [self.quic(), self.restore_us(), self.bit_rot_us(), self.lying_sync_us()];
+        self.control() > 0 && apart.iter().all(|number| *number == 0)
     }
 
     /// What the link is like, one way.

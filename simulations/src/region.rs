@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_crdt::ElementKey;
+use meridian_failover::MemberStatus;
 use meridian_keyspace::{ClientId, Durability, Engine, EngineConfig, StageConfig};
 use meridian_node::{
     CheckpointRun, DataConfig, DataEffect, DataNode, RepairLimits, Shipper, export, recover,
@@ -41,6 +42,38 @@ const PIECES: u64 = 4;
 /// A repair that hears nothing for so long is given up, in milliseconds: the way there and back
 /// takes up to a second, and the donor syncs.
 const REPAIR_PATIENCE_MS: u64 = 3000;
+
+/// What of a peer's message is for the control group.
+#[derive(Debug)]
+pub(crate) enum ForControl {
+    /// A message of Raft.
+    Raft(Vec<u8>),
+    /// The agreed state, as the peer knows it.
+    Members(Vec<u8>),
+}
+
+/// How a region belongs to the cluster, as far as clients notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It gets the data; clients wait.
+    Joining,
+    /// It serves.
+    #[default]
+    Serving,
+    /// It takes no more writes.
+    Leaving,
+}
+
+impl Standing {
+    /// What a status means.
+    pub fn of(status: Option<MemberStatus>) -> Standing {
+        match status {
+            Some(MemberStatus::Joining) => Standing::Joining,
+            Some(MemberStatus::Leaving) => Standing::Leaving,
+            _ => Standing::Serving,
+        }
+    }
+}
 
 /// What a region must know to start.
 #[derive(Clone, Debug)]
@@ -126,6 +159,7 @@ pub(crate) struct Region {
     pub node: DataNode,
     pub storage: SimDisk,
     pub control: Option<ControlPlane>,
+    pub standing: Standing,
     shipper: Shipper,
     assembler: Assembler,
     /// Pieces that were read from the log and wait for room on the lane.
@@ -189,6 +223,7 @@ impl Region {
             marked: recovered.end.0,
             from_both: recovered.elements > 0 && recovered.entries > 0,
             control: None,
+            standing: Standing::default(),
             storage,
             config,
         })
@@ -220,6 +255,20 @@ impl Region {
         self.node.upstreams().iter().any(by_another)
     }
 
+    /// Takes over who the other regions are, and how this one belongs to them.
+    pub fn set_members(&mut self, peers: Vec<Origin>, handed_out: u16, standing: Standing) {
+        self.config.peers.clone_from(&peers);
+        self.waiting.retain(|peer, _| peers.contains(peer));
+        self.shipper.set_peers(&peers);
+        self.node.set_members(peers, handed_out);
+        let serving = Some(Ablation::ServeWhileLeaving);
+        let env = self.node.engine_mut().environment_mut();
+        env.loading = (standing == Standing::Joining).then(|| "the region joins".to_owned());
+        let refuses = standing == Standing::Leaving && self.config.ablation != serving;
+        env.leaving = refuses.then(|| "the region leaves".to_owned());
+        self.standing = standing;
+    }
+
     /// A session began.
     pub fn peer_up(&mut self, peer: Origin, session: u64) {
         self.node.peer_up(peer, session);
@@ -239,12 +288,13 @@ impl Region {
         peer: Origin,
         session: u64,
         bytes: &[u8],
-    ) -> Result<Option<Vec<u8>>, String> {
+    ) -> Result<Option<ForControl>, String> {
         let Some(message) = PeerMessage::decode(bytes).map_err(|e| e.to_string())? else {
             return Ok(None);
         };
         match message {
-            PeerMessage::Raft(message) => return Ok(Some(message)),
+            PeerMessage::Raft(message) => return Ok(Some(ForControl::Raft(message))),
+            PeerMessage::Members(state) => return Ok(Some(ForControl::Members(state))),
             PeerMessage::Subscribe(mut request) => {
                 self.waiting.remove(&peer);
                 if self.config.is(Ablation::NoRelay) {

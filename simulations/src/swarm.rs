@@ -44,6 +44,12 @@ const MANY: u64 = 50;
 
 /// So many runs in a thousand are over QUIC.
 const QUIC: u64 = 50;
+/// In so many of a thousand runs with a control plane regions come and go.
+const MEMBERS: u64 = 150;
+/// Clients write for at least so long then, in microseconds: from and to.
+const MEMBERS_ACTIVE_US: (u64, u64) = (2 * SECOND, 6 * SECOND);
+/// And no link is longer than this, in microseconds one way: leases and votes wait for it.
+const MEMBERS_DELAY_US: u64 = 120 * MS;
 /// Larger values than this, in bytes, take a congested QUIC too long.
 const MAX_QUIC_PADDING: u64 = 30_000;
 
@@ -89,6 +95,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     } else {
         more(&mut plan);
         compare(&mut plan);
+        members(&mut plan);
     }
     plan
 }
@@ -181,6 +188,27 @@ fn compare(plan: &mut Plan) {
         plan.set_busy(busy);
         plan.set_think_us(plan.think_us() * (regions + busy - 1) / regions);
     }
+}
+
+/// Regions come, go and are declared dead in some of the runs with a control plane. That takes
+/// seconds: who returns is taken for up after two of them, and votes move as slowly.
+fn members(plan: &mut Plan) {
+    let r = &mut plan.stream(Stream::Plan, 3);
+    if !plan.can_change_members() || !r.chance(MEMBERS) {
+        return;
+    }
+    let (from_us, upto_us) = MEMBERS_ACTIVE_US;
+    plan.set_active_us(plan.active_us().max(r.spread(from_us, upto_us)));
+    plan.set_delay_us(plan.delay_us().min(MEMBERS_DELAY_US));
+    let least_us = plan.active_us() * plan.clients() * plan.regions() / MIDDLE.commands;
+    plan.set_think_us(plan.think_us().max(least_us));
+    let every_us = |r: &mut Random| r.spread(upto_us / 8, upto_us / 2);
+    let drawn = [r.chance(600), r.chance(500), r.chance(500)];
+    let every_us = drawn.map(|on| (on, every_us(r)));
+    let every_us = every_us.map(|(on, every_us)| if on { every_us } else { 0 });
+    plan.set_join_us(every_us[0]);
+    plan.set_leave_us(every_us[1]);
+    plan.set_declare_dead_us(every_us[2]);
 }
 
 fn machines(plan: &mut Plan, r: &mut Random) {

@@ -10,13 +10,15 @@ mod faults;
 mod healing;
 mod journeys;
 mod links;
+mod members;
+mod operators;
 mod quic;
 #[cfg(test)]
 mod stories;
 mod time;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_keyspace::ClientId;
@@ -42,6 +44,8 @@ pub(crate) use journeys::Journey;
 
 use faults::Relief;
 use healing::Probe;
+use members::Belonging;
+use operators::{JOINERS, Request};
 use quic::Fabric;
 
 /// The judges look whether everything has settled this often.
@@ -82,6 +86,8 @@ pub(crate) enum Event {
     Look,
     /// A fault strikes.
     Strike(Fault, u64),
+    /// An operator asks for a change of the members.
+    Ask(usize),
     /// A fault ends.
     Relief(Relief),
     /// The judges look whether everything has settled.
@@ -139,6 +145,10 @@ pub(crate) struct Place {
     pub control_due_us: u64,
     /// Something has happened to its process since its last turn ended.
     pub stirred: bool,
+    /// How it belongs to the cluster.
+    pub belonging: Belonging,
+    /// It does not come back before.
+    pub away_until_us: u64,
 }
 
 impl Place {
@@ -184,6 +194,12 @@ pub(crate) struct World {
     /// Copies of regions' disks, to which they may be set back: by place.
     backups: BTreeMap<usize, Backup>,
     next_origin: u16,
+    /// What operators want of the members.
+    requests: Vec<Request>,
+    /// Regions that were declared dead, by the numbers that the control group knows them by.
+    dead: BTreeSet<u16>,
+    /// The longest way there and back before anything heals, in milliseconds: leases are for that.
+    round_trip_ms: u64,
     /// A part has healed and is to show that it goes on alone.
     probe: Option<Probe>,
     /// When healing began.
@@ -196,6 +212,7 @@ impl World {
     /// The world of a plan, before its first event.
     pub fn new(plan: Plan, sink: Option<fn(&str)>) -> Result<World, String> {
         let seed = plan.seed();
+        let network = Network::new(&plan, if plan.changes_members() { JOINERS } else { 0 });
         let mut world = World {
             now_us: 0,
             places: Vec::new(),
@@ -209,7 +226,8 @@ impl World {
             queue: Queue::new(),
             dials: Random::new(seed, Stream::Dial, 0),
             workloads: Vec::new(),
-            network: Network::new(&plan),
+            round_trip_ms: network.round_trip_ms(),
+            network,
             quic: (plan.quic() > 0).then(|| Fabric::new(plan.regions() as usize)),
             clients: Vec::new(),
             homes: Vec::new(),
@@ -219,6 +237,8 @@ impl World {
             topology: 0,
             backups: BTreeMap::new(),
             next_origin: plan.regions() as u16,
+            requests: Vec::new(),
+            dead: BTreeSet::new(),
             probe: None,
             healed_us: 0,
             struck: Vec::new(),
@@ -305,11 +325,12 @@ impl World {
             }
             Event::Packet { from, to, bytes } => self.packet(from, to, &bytes),
             Event::Wake(place, life) if self.lives(place, life) => self.wake(place),
-            Event::Dial(pair) => self.dial(pair),
+            Event::Dial(pair) => self.dial(pair)?,
             Event::Up { pair, number, end } => self.up(pair, number, end)?,
             Event::Down { pair, number, end } => self.down(pair, number, end)?,
             Event::Look => self.look()?,
             Event::Strike(fault, number) => self.strike(fault, number)?,
+            Event::Ask(number) => self.ask(number)?,
             Event::Relief(relief) => self.relieve(relief)?,
             Event::Verdict => return self.verdict(),
             // Of a process that is gone.
@@ -333,21 +354,26 @@ impl World {
                 let delay_us = self.dials.range(0, 5 * MS);
                 self.add(delay_us, Event::Dial((index, other)));
             }
-            for _ in 0..self.plan.clients() {
-                let slot = self.clients.len();
-                let mut workload = Workload::new(&self.plan, slot);
-                let think_us = workload.think_us();
-                self.clients.push(None);
-                self.homes.push(index);
-                self.journeys.push(self.plan.stream(Stream::Journey, slot as u64));
-                self.workloads.push(workload);
-                self.add(think_us, Event::Client(slot));
-            }
+            self.seat_clients(index);
         }
         self.add(self.plan.look_us(), Event::Look);
         self.plan_faults();
         self.add(self.plan.active_us(), Event::Relief(Relief::Everything));
         Ok(())
+    }
+
+    /// The clients of a region take their places.
+    fn seat_clients(&mut self, index: usize) {
+        for _ in 0..self.plan.clients() {
+            let slot = self.clients.len();
+            let mut workload = Workload::new(&self.plan, slot);
+            let think_us = workload.think_us();
+            self.clients.push(None);
+            self.homes.push(index);
+            self.journeys.push(self.plan.stream(Stream::Journey, slot as u64));
+            self.workloads.push(workload);
+            self.add(think_us, Event::Client(slot));
+        }
     }
 
     fn place(&mut self, index: usize) -> Place {
@@ -397,6 +423,12 @@ impl World {
             primary: false,
             control_due_us: 0,
             stirred: false,
+            belonging: Belonging {
+                id: index as u16,
+                configured: (0..self.plan.regions() as u16).collect(),
+                ..Belonging::default()
+            },
+            away_until_us: 0,
         }
     }
 
@@ -470,12 +502,13 @@ impl World {
     /// What every region has, and will have after any crash that may still come.
     pub(crate) fn stable(&self) -> Vec<VersionVector> {
         let mut held: Vec<&[VersionVector]> =
-            self.places.iter().map(|p| p.synced.as_slice()).collect();
+            self.staying().map(|place| self.places[place].synced.as_slice()).collect();
         held.extend(self.backups.values().map(|(vectors, _)| vectors.as_slice()));
         held.extend(self.places.iter().filter_map(|p| p.honest.as_deref()));
         let nothing = vec![VersionVector::new(); self.plan.partitions() as usize];
-        if self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0 {
-            // Any region may have to begin again from nothing.
+        let begins = self.plan.changes_members() && self.plan.join_us() > 0;
+        if self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0 || begins {
+            // Any region may have to begin again from nothing, or a new one begins so.
             held.push(&nothing);
         }
         let least = |number: usize| {

@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 31] = [
+const BOUNDS: [(&str, u64); 35] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -39,6 +39,10 @@ const BOUNDS: [(&str, u64); 31] = [
     ("widen-context", 80),
     ("go-unaware", 50),
     ("forget-clock-floor", 30),
+    ("serve-while-leaving", 200),
+    ("guess-ordinal", 200),
+    ("settle-without-newcomers", 400),
+    ("leave-with-vote", 20),
 ];
 
 /// What a seed's plan gets where a rule of state repair is off: regions that are often alone for
@@ -73,9 +77,22 @@ const CLOCKS: &str = "fence=250 drift=1000 clock-jump=150000 jump=2000000 proces
     think=150000 look=40000 active=3000000 quic=0 away=100000 machine-crash=0 lying-sync=0 \
     bit-rot=0 restore=0 step-crash=0 io-error=0 disk-full=0";
 
+/// Where members change: what all those plans have in common.
+const MEMBERS: &str = "control=1 quic=0 restore=0 bit-rot=0 lying-sync=0 regions=3 active=8000000 \
+    delay=30000 jitter=0 loss=0 sync=8000 think=150000";
+
+/// Where regions leave while much is written.
+const LEAVE: &str = "leave=1500000 active=5000000 delay=60000 think=40000";
+
+/// Where regions join and are alone now and then, while keys expire.
+const EXPIRE: &str = "join=500000 families=mortals think=300000 ttl=600 keys=3 clients=3 durability=1 \
+    reads=50 isolate=300000 cut=0 machine-crash=0 process-crash=0 step-crash=0 io-error=0 disk-full=0 \
+    pause=0 fence=0 skew=0 drift=0 clock-jump=0 turn=5000 commits=1000 inbox=0";
+
 /// What the plans get in which a rule's absence is looked for, where most plans say little of it.
 fn with(name: &str) -> String {
     let both = |more| format!("{UNEQUAL_IN_TIME} {more}");
+    let members = |more: &str| format!("{MEMBERS} {more}");
     let plan = match name {
         "repair-unpaused" => return both(UNPAUSED),
         "repair-looks-early" => return both(EARLY),
@@ -84,6 +101,10 @@ fn with(name: &str) -> String {
         "drop-folds" | "widen-context" => BUNDLES,
         "forget-clock-floor" => CLOCKS,
         "vote-unsynced" => "control=1",
+        "serve-while-leaving" => return members(LEAVE),
+        "guess-ordinal" => return members("join=600000"),
+        "settle-without-newcomers" => return members(EXPIRE),
+        "leave-with-vote" => return members("leave=1500000 join=2000000"),
         _ => "",
     };
     plan.to_owned()

@@ -19,6 +19,11 @@ const FRESH: u64 = 600;
 const OVER_QUIC: u64 = 60;
 const LONG_OVER_QUIC: &str = "quic=1 active=3000000 cut=500000";
 
+/// Seeds in which regions come, go and are declared dead.
+const OVER_MEMBERS: u64 = 40;
+const MEMBERS: &str = "control=1 quic=0 restore=0 bit-rot=0 lying-sync=0 active=6000000 \
+    delay=40000 think=100000 join=1500000 leave=3000000 declare-dead=3000000";
+
 /// Runs plans, panics with the first failure and what replays it, and adds up what happened.
 fn check(plans: impl Iterator<Item = Plan>) -> Counts {
     let mut counts = Counts::default();
@@ -35,7 +40,10 @@ fn check(plans: impl Iterator<Item = Plan>) -> Counts {
 fn even_seeds_hold_and_meet_every_kind_of_fault() {
     let over_quic = |seed| Plan::of(seed).with(LONG_OVER_QUIC).expect("a plan");
     let over_quic = (0..OVER_QUIC).map(over_quic);
-    let counts = check((0..FIXED).step_by(2).map(Plan::of).chain(over_quic));
+    let over_members = |seed| Plan::of(seed).with(MEMBERS).expect("a plan");
+    let over_members = (0..OVER_MEMBERS).map(over_members);
+    let fixed = (0..FIXED).step_by(2).map(Plan::of);
+    let counts = check(fixed.chain(over_quic).chain(over_members));
     for (name, count) in counts.fields() {
         assert!(count > 0, "no {name} in {} seeds: nothing was learnt about it", FIXED / 2);
     }

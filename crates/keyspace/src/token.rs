@@ -311,7 +311,14 @@ impl Need {
             let part = stage.partition(*number);
             // Own stamps are never missing: nothing is stamped at or below the present any more.
             let own = self.origin == stage.me() && self.time <= stage.now();
-            !own && !part.is_complete(self.origin, self.time)
+            // That an origin is retired says that nothing more of it comes, not that all of it came:
+            // what only a dead region had is missing. Of a partition that the session may never
+            // have touched it is all that anybody can say.
+            let is_here = match self.partition {
+                Some(_) => part.complete_until(self.origin) >= self.time,
+                None => part.is_complete(self.origin, self.time),
+            };
+            !own && !is_here
         })
     }
 }

@@ -191,9 +191,9 @@ fn a_stale_token_does_not_become_part_of_the_session() {
 }
 
 #[test]
-fn a_promise_or_a_retired_origin_covers_as_well() {
+fn a_promise_covers_as_well_and_the_end_of_an_origin_does_not() {
     let (mut here, mut there) = two();
-    frames(&mut here, "SET k 1");
+    let wrote = frames(&mut here, "SET k 1");
     let token = here.run("MERIDIAN.TOKEN");
     let stamp = here.engine.stage().now();
     let ask = format!("MERIDIAN.AWAIT {token} 0");
@@ -210,6 +210,8 @@ fn a_promise_or_a_retired_origin_covers_as_well() {
     let mut third = Region::new(2);
     assert!(third.run(&ask).contains("STALE"));
     (0..PARTITIONS).for_each(|n| third.engine.stage_mut().partition_mut(n).retire(Origin(0)));
+    assert!(third.run(&ask).contains("STALE"), "that nothing more comes brings nothing");
+    third.deliver(&wrote[0]).unwrap();
     assert_eq!(third.run(&ask), "OK");
     assert_eq!(here.run(&ask), "OK", "a region has its own writes");
 }

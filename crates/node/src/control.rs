@@ -8,10 +8,15 @@ use std::collections::BTreeSet;
 use meridian_consensus::{ConfChange, Group, GroupConfig, Ready, Recovered};
 use meridian_failover::{
     Action, CheckReport, ControlState, Failover, FailoverConfig, Health, MemberChange, MemberEntry,
-    Members, RegionView, VoterStep, next_voter_step,
+    MemberStatus, Members, RegionView, VoterStep, next_voter_step,
 };
 
 use crate::limits::{LEARNER_RETRY_MS, VOTER_CHANGE_EVERY_MS};
+
+/// Why a region is not declared dead now.
+const TOO_FEW_VOTES: &str = "the other regions that vote are no majority without it, and nothing \
+    could be decided any more: add a region first (meridian join), or wait until the vote of one \
+    that is gone already has moved on";
 
 /// What a control machine must know.
 #[derive(Clone, Debug)]
@@ -56,6 +61,14 @@ pub struct Control {
     voters_due_ms: u64,
     /// All that was committed before the start has been applied.
     settled: bool,
+    ablations: ControlAblations,
+}
+
+/// Rules that tests switch off, to prove that they would notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlAblations {
+    /// Who leaves does not wait until its vote has moved.
+    pub leave_with_vote: bool,
 }
 
 impl Control {
@@ -98,10 +111,21 @@ impl Control {
         let failover = Failover::new(config.failover, state, now_ms, incarnation)
             .map_err(|e| e.to_string())?;
         let group = Group::new(config.group, recovered).map_err(|e| e.to_string())?;
-        let mut control =
-            Control { group, failover, book: None, voters_due_ms: now_ms, settled: false };
+        let mut control = Control {
+            group,
+            failover,
+            book: None,
+            voters_due_ms: now_ms,
+            settled: false,
+            ablations: ControlAblations::default(),
+        };
         control.follow_members();
         Ok(control)
+    }
+
+    /// Switches rules off, for tests of the tests.
+    pub fn ablate(&mut self, ablations: ControlAblations) {
+        self.ablations = ablations;
     }
 
     /// A heartbeat from another region.
@@ -136,7 +160,7 @@ impl Control {
         let conf = self.group.conf();
         let is_free = !conf.voters.contains(&self.group.id())
             && next_voter_step(self.state(), &conf.voters, &conf.learners).is_none();
-        self.failover.set_drained(is_drained && is_free);
+        self.failover.set_drained(is_drained && (is_free || self.ablations.leave_with_vote));
     }
 
     /// Proposes a change of the members to the present state. Whether it was made shows in
@@ -147,8 +171,23 @@ impl Control {
     pub fn propose_member(&mut self, change: MemberChange) -> Result<(), String> {
         let state = self.failover.state();
         state.after_member(&change).map_err(|e| e.to_string())?;
+        if let MemberChange::Dead { region } = change
+            && !self.bears_loss_of(region)
+        {
+            return Err(TOO_FEW_VOTES.to_owned());
+        }
         let entry = MemberEntry { based_on: state.epoch, change }.encode();
         self.group.propose(entry).map_err(|e| e.to_string())
+    }
+
+    /// Whether those who vote and stay are a majority without the region. It is not enough that a
+    /// majority agrees: the region itself may have voted, on its return, for what ends it.
+    fn bears_loss_of(&self, region: u16) -> bool {
+        let (voters, members) = (&self.group.conf().voters, &self.state().members);
+        let stays = |voter: &&u16| {
+            **voter != region && members.status(**voter).is_some_and(MemberStatus::is_live)
+        };
+        !voters.contains(&region) || voters.iter().filter(stays).count() > voters.len() / 2
     }
 
     /// A peer tells the agreed state as it knows it. Only the list of members is used, and only

@@ -20,7 +20,7 @@ pub mod wire;
 
 pub use checkpoint::{CheckpointRun, export, export_slot};
 pub use clocks::{Alarm, Claim, Clocks};
-pub use control::{Control, ControlConfig, ControlEffect, ControlTurn};
+pub use control::{Control, ControlAblations, ControlConfig, ControlEffect, ControlTurn};
 pub use data::{DataConfig, DataEffect, DataNode, PeerLag, StreamPosition};
 pub use recovery::{RecoverError, Recovered, recover};
 pub use repair::{RepairCounts, RepairLimits, RepairProgress, Repairs};

@@ -335,6 +335,39 @@ fn the_dead_are_not_waited_for_and_do_not_come_back() {
 }
 
 #[test]
+fn nobody_is_declared_dead_whose_loss_the_group_does_not_bear() {
+    let mut world = World::three();
+    let propose = |world: &mut World, region| {
+        let control = world.regions.get_mut(&0).unwrap().control.as_mut().unwrap();
+        control.propose_member(MemberChange::Dead { region })
+    };
+    let is_down = |w: &World, id| w.control(0).state().state_of(id) == Some(RegionState::Down);
+    // Who is back counts as down for a while, longer each time, and votes already.
+    for _ in 0..3 {
+        world.until("it is up", |w| !is_down(w, 1));
+        world.kill(1);
+        world.until("it is down", |w| is_down(w, 1));
+        world.start(1);
+    }
+    world.kill(2);
+    world.until("the other one is down", |w| is_down(w, 2));
+    assert_eq!(propose(&mut world, 2), Ok(()));
+    world.until("it is dead", |w| w.status(0, 2) == Some(MemberStatus::Dead));
+    assert!(is_down(&world, 1));
+    assert_eq!(world.control(0).voters().0, [0, 1, 2].into(), "its vote has not moved yet");
+    let refused = propose(&mut world, 1).unwrap_err();
+    assert!(refused.contains("no majority"), "{refused}");
+    // A third region changes that.
+    world.join(0, true);
+    world.until("its admission", |w| w.status(0, 3) == Some(MemberStatus::Active));
+    world.until("three voters", |w| w.control(0).voters().0 == [0, 1, 3].into());
+    world.kill(1);
+    world.until("it is down", |w| is_down(w, 1));
+    let dead = MemberChange::Dead { region: 1 };
+    world.change(0, &dead, |s| s.members.status(1) == Some(MemberStatus::Dead));
+}
+
+#[test]
 fn who_was_away_finds_the_others_by_what_a_peer_tells() {
     let mut world = World::three();
     world.kill(2);

@@ -1,11 +1,13 @@
 //! Starting, syncing, checkpointing, dying: what regions do with their disks.
 
 use meridian_clock::{Origin, Time, VersionVector};
+use meridian_failover::Members;
+use meridian_node::ControlAblations;
 use meridian_store::{
     CheckpointBatch, CrashModel, Entries, Frame, MemoryStorage, Meta, RepairPart, Storage,
 };
 
-use super::{Event, World, faults::Relief};
+use super::{Event, World, faults::Relief, members::Belonging};
 use crate::{
     ablation::Ablation,
     control_log::ControlPlane,
@@ -25,6 +27,9 @@ const CHECKPOINT_STEP_US: u64 = 10 * MS;
 impl World {
     /// Starts the process of a place from its disk. A disk that is refused is given up.
     pub(super) fn start(&mut self, place: usize) -> Result<(), String> {
+        if self.places[place].belonging.is_gone {
+            return Ok(());
+        }
         if self.places[place].ruined {
             return self.begin_again(place);
         }
@@ -66,6 +71,8 @@ impl World {
         let life = here.life;
         let first_us = here.turns.range(0, turn_us);
         let checkpoint_after_us = here.turns.range(0, checkpoint_us);
+        here.control_due_us = 0;
+        self.follow_members(place)?;
         self.add(first_us, Event::Turn(place, life));
         self.add(CHECK_EVERY_US / 2, Event::Check(place, life));
         if checkpoint_us > 0 {
@@ -79,10 +86,14 @@ impl World {
         let log = std::mem::take(&mut here.control_log);
         let now_ms = here.clocks.steady_ms(self.now_us);
         let incarnation = here.clocks.physical_us(self.now_us);
-        let regions = self.plan.regions() as u16;
-        let round_trip_ms = self.network.round_trip_ms();
-        let mut plane =
-            ControlPlane::start(place as u16, regions, round_trip_ms, log, now_ms, incarnation)?;
+        here.belonging.followed = Members::default();
+        here.belonging.left_us = None;
+        let Belonging { id, configured, told, .. } = here.belonging.clone();
+        let now = (now_ms, incarnation);
+        let mut plane = ControlPlane::start(id, configured, told, self.round_trip_ms, log, now)?;
+        plane.control.ablate(ControlAblations {
+            leave_with_vote: self.plan.off == Some(Ablation::LeaveWithVote),
+        });
         if self.plan.off == Some(Ablation::VoteUnsynced) {
             plane.be_hasty();
         }

@@ -98,6 +98,9 @@ impl World {
                 self.back_up(place);
             }
             Fault::Restore => self.restore(r)?,
+            Fault::Join => self.want_join(r),
+            Fault::Leave => self.want_leave(r),
+            Fault::DeclareDead => self.want_dead(r)?,
         }
         Ok(())
     }
@@ -105,7 +108,13 @@ impl World {
     pub(super) fn relieve(&mut self, relief: Relief) -> Result<(), String> {
         match relief {
             Relief::Start(place) => {
-                if self.places[place].process.is_none() && !self.is_left_out(place) {
+                let here = &self.places[place];
+                let is_away = here.away_until_us > self.now_us && !self.calm;
+                if here.process.is_none()
+                    && !here.belonging.is_gone
+                    && !is_away
+                    && !self.is_left_out(place)
+                {
                     self.trace.fault(self.now_us, || format!("region {place} starts"));
                     self.start(place)?;
                 }
@@ -157,6 +166,11 @@ impl World {
         self.counts.isolations += 1;
         let place = self.any_place(r);
         let (for_us, patience_us) = (r.spread(20 * MS, 4 * SECOND), r.spread(200 * MS, 3 * SECOND));
+        self.isolate_place(place, for_us, patience_us);
+    }
+
+    /// All links of a region carry nothing for a while.
+    pub(super) fn isolate_place(&mut self, place: usize, for_us: u64, patience_us: u64) {
         for other in (0..self.places.len()).filter(|other| *other != place) {
             let ways = [(place, other), (other, place)];
             self.cut_ways(pair(place, other), &ways, for_us, patience_us);
@@ -199,6 +213,10 @@ impl World {
     /// What died starts again, later.
     pub(super) fn come_back(&mut self, place: usize, r: &mut Random) {
         let away_us = r.spread(MS, self.plan.away_us().max(MS));
+        self.come_back_after(place, away_us);
+    }
+
+    pub(super) fn come_back_after(&mut self, place: usize, away_us: u64) {
         self.add(away_us, Event::Relief(Relief::Start(place)));
     }
 

@@ -3,6 +3,8 @@
 //! A region that waits for one that never comes back is as dead as that one. So a majority heals
 //! first, with no more links than connect it, and has to show progress while the others stay away.
 
+use std::collections::BTreeSet;
+
 use meridian_clock::Dot;
 
 use super::{Event, VERDICT_EVERY_US, World};
@@ -23,6 +25,9 @@ const HEALED_SYNC_US: u64 = 100 * MS;
 /// made for the delay ends before its answer comes, now and then.
 const HEALED_JITTER: u64 = 10;
 
+/// So often a region is drawn that may stay away while a part goes on alone.
+const TRIES: usize = 200;
+
 /// The part that has healed, and what was written in it since.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -37,6 +42,7 @@ impl World {
     /// The time of faults is over.
     pub(super) fn heal_all(&mut self) -> Result<(), String> {
         self.calm = true;
+        self.withdraw_all();
         self.go_home();
         (0..self.places.len()).try_for_each(|place| self.replace_rotten(place))?;
         self.backups.clear();
@@ -50,10 +56,15 @@ impl World {
             ..w
         });
         self.add(VERDICT_EVERY_US, Event::Verdict);
-        if self.plan.partial() > 0 && self.places.len() > 2 {
-            return self.heal_part();
+        if self.plan.partial() == 0 || self.places.len() <= 2 {
+            return self.heal_rest();
         }
-        self.heal_rest()
+        match self.quiet_voters() {
+            _ if !self.plan.changes_members() => self.heal_part(None),
+            Some(voters) => self.heal_part(Some(voters)),
+            // Who makes a majority is about to change.
+            None => self.heal_rest(),
+        }
     }
 
     /// Whether the region stays away while a part goes on alone.
@@ -66,12 +77,25 @@ impl World {
         self.probe.is_some()
     }
 
-    fn heal_part(&mut self) -> Result<(), String> {
+    /// Of those who vote, if that is not everybody, a majority is part of what heals.
+    fn heal_part(&mut self, voters: Option<BTreeSet<u16>>) -> Result<(), String> {
         let r = &mut self.plan.stream(Stream::Healing, 0);
-        let mut members: Vec<usize> = (0..self.places.len()).collect();
-        while members.len() > self.places.len() / 2 + 1 {
+        let mut members: Vec<usize> = self.staying().collect();
+        let votes = |members: &[usize]| {
+            let Some(voters) = &voters else { return true };
+            let vote = |place: &&usize| voters.contains(&self.places[**place].belonging.id);
+            members.iter().filter(vote).count() > voters.len() / 2
+        };
+        let enough = members.len() / 2 + 1;
+        let mut tries = 0;
+        while members.len() > enough && tries < TRIES {
             let gone = r.below(members.len());
-            members.remove(gone);
+            let mut fewer = members.clone();
+            fewer.remove(gone);
+            if votes(&fewer) {
+                members = fewer;
+            }
+            tries += 1;
         }
         self.trace.fault(self.now_us, || format!("only {members:?} heal"));
         self.counts.partial_heals += 1;
@@ -111,11 +135,14 @@ impl World {
     }
 
     /// Nothing is wrong any more with a region, and it runs.
-    fn recover_place(&mut self, place: usize, primary: usize) -> Result<(), String> {
+    pub(super) fn recover_place(&mut self, place: usize, primary: usize) -> Result<(), String> {
         let jump_us = self.plan.jump_us() as i64;
         let wild = self.plan.clock_jump_us() > 0 && self.plan.jump_us() > WILD_US;
         let (now_us, fences) = (self.now_us, self.fences());
         let here = &mut self.places[place];
+        if here.belonging.is_gone {
+            return Ok(());
+        }
         here.paused_until_us = 0;
         let (from_us, upto_us) = here.config.sync_us;
         here.config.sync_us = (from_us.min(HEALED_SYNC_US), upto_us.min(HEALED_SYNC_US));

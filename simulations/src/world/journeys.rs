@@ -142,6 +142,22 @@ impl World {
         }
     }
 
+    /// Whose region has ended for good goes to another one.
+    pub(super) fn leave_the_gone(&mut self, slot: usize) {
+        if self.places[self.homes[slot]].belonging.is_gone {
+            let there: Vec<usize> = self.staying().collect();
+            let there = self.journeys[slot].pick(&there);
+            self.move_to(slot, there);
+        }
+    }
+
+    /// A region gives no token: the session stays.
+    pub(super) fn stay(&mut self, slot: usize) {
+        if let Some(client) = self.clients[slot].as_mut() {
+            client.travels = false;
+        }
+    }
+
     /// A client closes its connection and opens another one.
     fn move_to(&mut self, slot: usize, place: usize) {
         let here = self.homes[slot];

@@ -3,10 +3,11 @@
 use meridian_clock::Origin;
 use meridian_node::{ControlEffect, DataEffect, wire::PeerMessage};
 
-use super::{Event, World};
+use super::{Event, Place, World};
 use crate::{
     network::{Arrival, Lane, Pair, pair},
     plan::MS,
+    region::ForControl,
 };
 
 /// A pair that is not connected tries again after this long.
@@ -14,17 +15,25 @@ const DIAL_EVERY_US: u64 = 60 * MS;
 
 impl World {
     /// Two regions try to connect, and will try again.
-    pub(super) fn dial(&mut self, pair: Pair) {
+    pub(super) fn dial(&mut self, pair: Pair) -> Result<(), String> {
         if self.quic.is_some() {
-            return self.dial_quic(pair);
+            self.dial_quic(pair);
+            return Ok(());
+        }
+        if pair_is_over(&self.places, pair) {
+            return Ok(());
         }
         let again_us = self.dials.range(DIAL_EVERY_US / 2, DIAL_EVERY_US * 3 / 2);
         self.add(again_us, Event::Dial(pair));
         let (a, b) = (&self.places[pair.0], &self.places[pair.1]);
         let both_live = a.process.is_some() && b.process.is_some() && a.topology == b.topology;
         let is_cut = self.network.is_cut(pair.0, pair.1) || self.network.is_cut(pair.1, pair.0);
-        if !both_live || is_cut || self.network.is_connected(pair) {
-            return;
+        if !both_live
+            || is_cut
+            || self.network.is_connected(pair)
+            || !self.recognise(pair.0, pair.1)?
+        {
+            return Ok(());
         }
         let (number, untold) = self.network.open(pair);
         self.counts.sessions += 1;
@@ -37,6 +46,7 @@ impl World {
             self.add(delay_us, Event::Up { pair, number, end });
         }
         self.trace.line(self.now_us, || format!("{pair:?} session {number}"));
+        Ok(())
     }
 
     pub(super) fn up(&mut self, pair: Pair, number: u64, end: usize) -> Result<(), String> {
@@ -44,9 +54,15 @@ impl World {
             return Ok(());
         }
         let peer = self.other(pair, end);
+        let other = pair.0 + pair.1 - end;
+        if !self.knows(end, other) {
+            self.break_session(pair, MS);
+            return Ok(());
+        }
         if let Some(process) = self.process(end) {
             process.peer_up(peer, number);
         }
+        self.tell_members(end, other);
         // What the other end sent before this one knew.
         for arrival in self.network.resume(self.now_us, pair) {
             self.queue.add(arrival.at_us, Event::Arrival(arrival));
@@ -105,13 +121,22 @@ impl World {
         let drops = if self.calm { 0 } else { self.plan.inbound_drops() };
         let drop_batch = lane == Lane::Live && self.places[to].turns.chance(drops);
         self.counts.drops += u64::from(drop_batch);
+        if !self.knows(to, from) {
+            return Ok(());
+        }
+        let (from, lenient) = (self.places[from].belonging.id, self.plan.changes_members());
         let Some(process) = self.process(to) else { return Ok(()) };
         match lane {
             Lane::Live => process.piece(peer, number, bytes, drop_batch)?,
             Lane::Control => {
-                let raft = process.control_message(peer, number, bytes)?;
-                if let (Some(message), Some(plane)) = (raft, &mut process.control) {
-                    plane.control.step(from as u16, &message)?;
+                let message = process.control_message(peer, number, bytes)?;
+                if let (Some(message), Some(plane)) = (message, &mut process.control) {
+                    let taken = match message {
+                        ForControl::Raft(message) => plane.control.step(from, &message),
+                        ForControl::Members(state) => plane.control.learn(&state),
+                    };
+                    // Who has just come or gone may not be known to the group as yet.
+                    taken.or_else(|error| if lenient { Ok(()) } else { Err(error) })?;
                 }
             }
         }
@@ -135,8 +160,13 @@ impl World {
     pub(super) fn heartbeat(&mut self, from: usize, to: usize, bytes: &[u8]) -> Result<(), String> {
         let now_ms = self.places[to].clocks.steady_ms(self.now_us);
         self.trace.mix_bytes(bytes);
+        if !self.knows(to, from) {
+            return Ok(());
+        }
+        let (from, lenient) = (self.places[from].belonging.id, self.plan.changes_members());
         if let Some(plane) = self.process(to).and_then(|p| p.control.as_mut()) {
-            plane.control.receive(now_ms, from as u16, bytes)?;
+            let taken = plane.control.receive(now_ms, from, bytes);
+            taken.or_else(|error| if lenient { Ok(()) } else { Err(error) })?;
         }
         Ok(())
     }
@@ -189,7 +219,7 @@ impl World {
             match effect {
                 ControlEffect::Broadcast(bytes) => self.broadcast(place, &bytes),
                 ControlEffect::Raft(to, message) => {
-                    let to = usize::from(to);
+                    let Some(to) = self.place_of_id(to) else { continue };
                     let peer = self.places[to].config.origin;
                     if let Some(number) = self.session(place, to) {
                         let bytes = PeerMessage::Raft(message).encode();
@@ -202,7 +232,10 @@ impl World {
     }
 
     fn broadcast(&mut self, from: usize, bytes: &[u8]) {
-        for to in (0..self.places.len()).filter(|to| *to != from) {
+        for to in 0..self.places.len() {
+            if to == from || !self.knows(from, to) {
+                continue;
+            }
             if let Some(fabric) = &mut self.quic {
                 fabric.datagram(from, to, bytes);
                 continue;
@@ -266,7 +299,7 @@ impl World {
     }
 
     /// The number by which a region knows its session with another one.
-    fn session(&self, place: usize, other: usize) -> Option<u64> {
+    pub(super) fn session(&self, place: usize, other: usize) -> Option<u64> {
         match &self.quic {
             Some(fabric) => fabric.session(place, other),
             None => self.network.number(pair(place, other)),
@@ -276,4 +309,9 @@ impl World {
     fn other(&self, pair: Pair, end: usize) -> Origin {
         self.places[pair.0 + pair.1 - end].config.origin
     }
+}
+
+/// Whether one of the two has ended for good.
+fn pair_is_over(places: &[Place], pair: Pair) -> bool {
+    [pair.0, pair.1].iter().any(|place| places[*place].belonging.is_gone)
 }

@@ -7,6 +7,7 @@ use meridian_store::{Frame, RepairPart, Storage};
 
 use super::{Event, World};
 use crate::{
+    ablation::Ablation,
     client::{Client, Promise, Sent, complaint, show},
     control_log::Outcome,
     history::Note,
@@ -50,6 +51,10 @@ impl World {
         }
         self.control_turn(place)?;
         let primary = self.is_primary(place);
+        let founders = match self.plan.off {
+            Some(Ablation::SettleWithoutNewcomers) => self.plan.regions(),
+            _ => u64::MAX,
+        };
         let Some(process) = self.process(place) else { return Ok(()) };
         let (before, now) = (process.written(), process.node.engine().stage().now());
         let waiting = process.residue();
@@ -57,7 +62,8 @@ impl World {
         let collected = waiting.saturating_sub(process.residue());
         if let Some(slot) = slot.filter(|_| !process.node.clocks().refuses_writes()) {
             // As if the sweep had come round to it: a full round takes longer than most runs.
-            let peers = process.config.peers.clone();
+            let mut peers = process.config.peers.clone();
+            peers.retain(|peer| u64::from(peer.0) < founders);
             let stage = process.node.engine_mut().stage_mut();
             stage.expire_slot(slot, stage.now(), &peers);
         }
@@ -165,6 +171,7 @@ impl World {
         if self.calm {
             return Ok(());
         }
+        self.leave_the_gone(slot);
         let place = self.homes[slot];
         if self.places[place].process.is_none() {
             self.add(RECONNECT_US, Event::Client(slot));
@@ -239,6 +246,11 @@ impl World {
         }
         match sent.command[0].as_slice() {
             b"MERIDIAN.TOKEN" => {
+                if matches!(value, Value::Error(_)) {
+                    // A region that does not serve yet gives none.
+                    self.stay(slot);
+                    return Ok(());
+                }
                 let token = value.as_bytes().ok_or("a token that is no string")?;
                 return self.depart(slot, token);
             }
@@ -249,7 +261,9 @@ impl World {
         self.remember(slot, &sent, value);
         let place = &self.places[self.homes[slot]];
         let durable = place.config.durability == meridian_keyspace::Durability::Always;
-        for (partition, dot) in &sent.wrote {
+        // What a region writes that was declared dead may be lost with it.
+        let counts = !self.is_dead(self.homes[slot]);
+        for (partition, dot) in sent.wrote.iter().filter(|_| counts) {
             self.promises.push(Promise { partition: *partition, dot: *dot, durable });
         }
         let is_set = matches!(sent.command[0].as_slice(), b"SET" | b"GETSET");
@@ -306,14 +320,15 @@ impl World {
 
     fn control_turn(&mut self, place: usize) -> Result<(), String> {
         let now_us = self.now_us;
+        if now_us < self.places[place].control_due_us {
+            return Ok(());
+        }
+        self.report_data(place);
         let here = &mut self.places[place];
         let now_ms = here.clocks.steady_ms(now_us);
         let Some(process) = here.process.as_mut() else { return Ok(()) };
-        let Some(plane) = process.control.as_mut().filter(|_| now_us >= here.control_due_us) else {
-            return Ok(());
-        };
+        let Some(plane) = process.control.as_mut() else { return Ok(()) };
         here.control_due_us = now_us + CONTROL_EVERY_US;
-        plane.control.set_caught_up(process.node.is_caught_up());
         match plane.turn(now_ms)? {
             Outcome::Done(effects) => self.send_control(place, effects),
             Outcome::MustSync => {
@@ -321,7 +336,7 @@ impl World {
                 self.add(delay_us, Event::ControlSynced(place, life));
             }
         }
-        Ok(())
+        self.follow_members(place)
     }
 
     pub(super) fn control_synced(&mut self, place: usize) -> Result<(), String> {
@@ -331,6 +346,6 @@ impl World {
         };
         let effects = plane.synced(now_ms)?;
         self.send_control(place, effects);
-        Ok(())
+        self.follow_members(place)
     }
 }
