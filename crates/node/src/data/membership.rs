@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meridian_clock::Origin;
+use meridian_clock::{Origin, VersionVector};
 
 use super::DataNode;
 
@@ -42,18 +42,70 @@ impl DataNode {
         self.is_caught_up() && self.lags().all(is_near)
     }
 
-    /// Whether every other region durably has all that this one has written: nothing is lost when
-    /// it goes. Only meaningful once it writes nothing new.
+    /// Whether every other region durably has all that this one has written, and all that it has of
+    /// regions that are gone: nothing is lost when it goes. Only meaningful once it writes nothing new.
     #[must_use]
     pub fn is_held_by_all(&self) -> bool {
         let stage = self.engine.stage();
-        let me = stage.me();
         let mine = stage.vectors();
+        // Who lives ships its own writes itself; for the dead and for who has left nobody does.
+        let is_ours = |origin: Origin| origin == stage.me() || !self.config.peers.contains(&origin);
+        let holds = |theirs: &VersionVector, mine: &VersionVector| {
+            mine.iter().all(|(origin, time)| !is_ours(origin) || theirs.get(origin) >= time)
+        };
         self.config.peers.iter().all(|peer| {
             self.acknowledged(*peer).is_some_and(|theirs| {
-                theirs.len() == mine.len()
-                    && theirs.iter().zip(&mine).all(|(t, m)| t.get(me) >= m.get(me))
+                theirs.len() == mine.len() && theirs.iter().zip(&mine).all(|(t, m)| holds(t, m))
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meridian_clock::Time;
+    use meridian_keyspace::{Ablations, Durability, Engine, EngineConfig, Stage, StageConfig};
+    use meridian_store::LogPosition;
+
+    use super::*;
+    use crate::DataConfig;
+
+    const ME: Origin = Origin(0);
+    const PEER: Origin = Origin(1);
+    const DEAD: Origin = Origin(2);
+
+    fn node() -> DataNode {
+        let ablations = Ablations::default();
+        let stage = StageConfig { me: ME, partitions: 1, seed: 1, ablations };
+        let config = EngineConfig {
+            stage: stage.clone(),
+            durability: Durability::Always,
+            password: None,
+            cluster: "test".into(),
+            region: "me".into(),
+            regions: BTreeMap::new(),
+        };
+        let engine = Engine::new(config, Stage::new(stage), LogPosition(0));
+        let (cluster, peers) = ("test".into(), vec![PEER, DEAD]);
+        DataNode::new(engine, DataConfig { cluster, peers, ablations, scrub_every_ms: 0 })
+    }
+
+    #[test]
+    fn who_leaves_hands_over_what_only_it_has_of_the_dead() {
+        let mut node = node();
+        node.set_members(vec![PEER], 3);
+        let mine = &mut node.engine.stage_mut().partition_mut(0).vector;
+        mine.set(ME, Time(7));
+        mine.set(DEAD, Time(5));
+        mine.set(PEER, Time(9));
+        let mut theirs = VersionVector::new();
+        theirs.set(ME, Time(7));
+        node.acknowledged.insert(PEER, vec![theirs.clone()]);
+        assert!(!node.is_held_by_all(), "nobody else has it");
+        theirs.set(DEAD, Time(5));
+        node.acknowledged.insert(PEER, vec![theirs]);
+        assert!(node.is_held_by_all());
     }
 }
