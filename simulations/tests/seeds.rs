@@ -21,8 +21,8 @@ const LONG_OVER_QUIC: &str = "quic=1 active=3000000 cut=500000";
 
 /// Seeds in which regions come, go and are declared dead.
 const OVER_MEMBERS: u64 = 40;
-const MEMBERS: &str = "control=1 quic=0 restore=0 bit-rot=0 lying-sync=0 active=6000000 \
-    delay=40000 think=100000 join=1500000 leave=3000000 declare-dead=3000000";
+const MEMBERS: &str = "control=1 quic=0 restore=0 bit-rot=0 lying-sync=0 active=8000000 \
+    delay=40000 think=100000 join=1500000 leave=1500000 declare-dead=3000000";
 
 /// Runs plans, panics with the first failure and what replays it, and adds up what happened.
 fn check(plans: impl Iterator<Item = Plan>) -> Counts {
