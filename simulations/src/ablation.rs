@@ -76,11 +76,13 @@ pub enum Ablation {
     SettleWithoutNewcomers,
     /// A region leaves while it still has a vote.
     LeaveWithVote,
+    /// The first clock that is heard is taken for the truth.
+    BelieveOneClock,
 }
 
 impl Ablation {
     /// Every one, with the name by which the command line calls it.
-    pub const ALL: [(&'static str, Ablation); 35] = [
+    pub const ALL: [(&'static str, Ablation); 36] = [
         ("apply-gaps", Ablation::ApplyGaps),
         ("ignore-dependencies", Ablation::IgnoreDependencies),
         ("reuse-ordinal", Ablation::ReuseOrdinal),
@@ -116,6 +118,7 @@ impl Ablation {
         ("guess-ordinal", Ablation::GuessOrdinal),
         ("settle-without-newcomers", Ablation::SettleWithoutNewcomers),
         ("leave-with-vote", Ablation::LeaveWithVote),
+        ("believe-one-clock", Ablation::BelieveOneClock),
     ];
 
     /// The ablation of a name.
@@ -158,6 +161,7 @@ impl Ablation {
             Ablation::BelieveEarly => switches.believe_early = true,
             Ablation::AcknowledgeHearsay => switches.acknowledge_hearsay = true,
             Ablation::FollowAnyClock => switches.follow_any_clock = true,
+            Ablation::BelieveOneClock => switches.believe_one_clock = true,
             Ablation::RepairUnpaused => switches.repair_unpaused = true,
             Ablation::RepairLooksEarly => switches.repair_looks_early = true,
             Ablation::RepairKeepsTheRemoved => switches.repair_keeps_the_removed = true,

@@ -118,6 +118,9 @@ impl World {
         let stable = self.stable();
         self.history.prune(&stable);
         self.end_turn(place)?;
+        if self.places[place].relapsed {
+            return Ok(());
+        }
         self.check_shown(place)?;
         if self.judges.chance(400) {
             self.check_restart(place)?;
@@ -244,6 +247,7 @@ impl World {
         for place in 0..self.places.len() {
             self.end_turn(place)?;
         }
+        self.renew_who_knows()?;
         match self.unsettled() {
             None => {
                 (0..self.places.len()).try_for_each(|place| self.check_end(place))?;
@@ -275,6 +279,9 @@ impl World {
         let processes: Vec<&Region> =
             self.places.iter().filter_map(|p| p.process.as_ref()).collect();
         let first = processes.first()?;
+        if let Some(place) = self.places.iter().position(|p| p.relapsed) {
+            return Some(format!("region {place} does not notice that it has lost writes"));
+        }
         for (index, process) in processes.iter().enumerate() {
             if process.needs_sync() {
                 return Some(format!("region {index} has frames that are not on disk"));

@@ -122,6 +122,14 @@ pub struct Counts {
     pub declared_dead: u64,
     /// Regions that came back, found that they had been declared dead, and ended.
     pub returns_of_the_dead: u64,
+    /// Times that a region told nonsense about its clock.
+    pub lies: u64,
+    /// Machines set back to an older copy under their old ordinal.
+    pub relapses: u64,
+    /// Histories that were found forked, and quarantined.
+    pub forks: u64,
+    /// Regions that noticed that others have writes of theirs which they have lost.
+    pub outlived: u64,
     /// Packets that reached a host of QUIC.
     pub packets: u64,
     /// Sessions over QUIC, counted at each end.
@@ -268,6 +276,10 @@ impl Counts {
             ("regions left", &mut self.left),
             ("regions declared dead", &mut self.declared_dead),
             ("returns of the dead", &mut self.returns_of_the_dead),
+            ("lies about the time", &mut self.lies),
+            ("machines set back unnoticed", &mut self.relapses),
+            ("forks quarantined", &mut self.forks),
+            ("regions that noticed their loss", &mut self.outlived),
             ("packets", &mut self.packets),
             ("QUIC sessions", &mut self.quic_sessions),
             ("packets lost", &mut self.lost_packets),

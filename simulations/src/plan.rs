@@ -74,11 +74,13 @@ pub(crate) enum Fault {
     Leave,
     /// A region goes away, and an operator declares it dead.
     DeclareDead,
+    /// A machine is set back to its copy, and goes on under its old ordinal.
+    Relapse,
 }
 
 impl Fault {
     /// Every kind, with the name that it has in a plan.
-    pub const ALL: [(&'static str, Fault); 17] = [
+    pub const ALL: [(&'static str, Fault); 18] = [
         ("break", Fault::SessionBreak),
         ("cut", Fault::Cut),
         ("isolate", Fault::Isolation),
@@ -96,6 +98,7 @@ impl Fault {
         ("join", Fault::Join),
         ("leave", Fault::Leave),
         ("declare-dead", Fault::DeclareDead),
+        ("relapse", Fault::Relapse),
     ];
 
     /// Its name in a plan.
@@ -210,6 +213,8 @@ numbers! {
     drift_ppm set_drift_ppm "drift" = 0;
     /// A region whose clock is further off than this, in milliseconds, refuses to write; 0: never.
     fence_ms set_fence_ms "fence" = 0;
+    /// The last region tells the others nonsense about its clock, until everything heals.
+    liar set_liar "liar" = 0;
     /// How long a sync takes at most, in microseconds.
     sync_us set_sync_us "sync" = 8 * MS;
     /// How long what died stays away at most, in microseconds.
@@ -295,6 +300,8 @@ numbers! {
     leave_us set_leave_us "leave" = 0;
     /// As above.
     declare_dead_us set_declare_dead_us "declare-dead" = 0;
+    /// As above.
+    relapse_us set_relapse_us "relapse" = 0;
 }
 
 impl Plan {

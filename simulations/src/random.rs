@@ -35,6 +35,8 @@ pub(crate) enum Stream {
     Quic,
     /// Where one client goes.
     Journey,
+    /// What a region says of its clock that is not so.
+    Lies,
 }
 
 /// One stream of randomness.

@@ -37,6 +37,12 @@ const STARVED: u64 = 200;
 /// In so many runs of a thousand repairs compare by tiny sketches.
 const SKETCHED: u64 = 300;
 
+/// Of a thousand runs that compare clocks, so many have a region that lies about its own.
+const LYING: u64 = 400;
+
+/// And so many have machines that are set back to a copy and not told.
+const RELAPSING: u64 = 300;
+
 /// One run in so many has [`MANY`] regions.
 const CROWDED_IN: usize = 3000;
 /// The most regions that a cluster is made for.
@@ -96,6 +102,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         more(&mut plan);
         compare(&mut plan);
         members(&mut plan);
+        deceive(&mut plan);
     }
     plan
 }
@@ -171,6 +178,35 @@ fn more(plan: &mut Plan) {
         plan.set_drift_ppm(plan.drift_ppm().min(1000));
     }
     plan.set_compact_bytes(if r.chance(300) { r.spread(100, 5000) } else { 0 });
+}
+
+/// A region that lies about its clock; a machine that is set back and not told.
+fn deceive(plan: &mut Plan) {
+    let r = &mut plan.stream(Stream::Plan, 21);
+    let (lies, relapses) = (r.chance(LYING), r.chance(RELAPSING));
+    let every_us = r.spread(plan.active_us() / 8, plan.active_us());
+    if plan.fence_ms() == 0 || plan.changes_members() {
+        return;
+    }
+    plan.set_liar(u64::from(lies));
+    if lies {
+        plan.set_clock_jump_us(0);
+    }
+    if relapses {
+        plan.set_relapse_us(every_us);
+        plan.set_backup_us(every_us / 2);
+        plan.set_partitions(1);
+        plan.set_travel(0);
+        [
+            Plan::set_restore_us,
+            Plan::set_bit_rot_us,
+            Plan::set_lying_sync_us,
+            Plan::set_clock_jump_us,
+        ]
+        .into_iter()
+        .for_each(|set| set(plan, 0));
+        plan.set_retention_bytes(0);
+    }
 }
 
 /// Repairs that have to compare, lanes that stand still, one region that writes more than the others:

@@ -13,6 +13,7 @@ mod links;
 mod members;
 mod operators;
 mod quic;
+mod relapse;
 #[cfg(test)]
 mod stories;
 mod time;
@@ -112,6 +113,14 @@ pub(crate) struct Place {
     pub ruined: bool,
     /// Its disk has lost what it had called durable: it must go on under a new ordinal.
     pub behind: bool,
+    /// It goes on from an older copy under its old ordinal: what it writes is another history.
+    pub relapsed: bool,
+    /// And has written something.
+    pub forked: bool,
+    /// The last stamp of what it has lost so.
+    pub lost: Time,
+    /// It knows that, and must not write any more.
+    pub knows_its_loss: bool,
     /// What was really on disk when the disk began to lie about it.
     pub honest: Option<Vec<VersionVector>>,
     /// Where its own chances come from: what its turns do, and how its disk behaves.
@@ -177,6 +186,8 @@ pub(crate) struct World {
     pub judges: Random,
     queue: Queue<Event>,
     dials: Random,
+    /// What the liar says.
+    lies: Random,
     workloads: Vec<Workload>,
     network: Network,
     /// What carries sessions, if it is not the network's own model of them.
@@ -225,6 +236,7 @@ impl World {
             judges: Random::new(seed, Stream::Judges, 0),
             queue: Queue::new(),
             dials: Random::new(seed, Stream::Dial, 0),
+            lies: Random::new(seed, Stream::Lies, 0),
             workloads: Vec::new(),
             round_trip_ms: network.round_trip_ms(),
             network,
@@ -405,6 +417,10 @@ impl World {
             rotten: false,
             ruined: false,
             behind: false,
+            relapsed: false,
+            forked: false,
+            lost: Time::ZERO,
+            knows_its_loss: false,
             honest: None,
             turns: self.plan.stream(Stream::Turns, index as u64),
             disk_random,
@@ -506,8 +522,9 @@ impl World {
         held.extend(self.backups.values().map(|(vectors, _)| vectors.as_slice()));
         held.extend(self.places.iter().filter_map(|p| p.honest.as_deref()));
         let nothing = vec![VersionVector::new(); self.plan.partitions() as usize];
-        let begins = self.plan.changes_members() && self.plan.join_us() > 0;
-        if self.plan.bit_rot_us() > 0 || self.plan.lying_sync_us() > 0 || begins {
+        let plan = &self.plan;
+        let begins = plan.changes_members() && plan.join_us() > 0;
+        if plan.bit_rot_us() + plan.lying_sync_us() + plan.relapse_us() > 0 || begins {
             // Any region may have to begin again from nothing, or a new one begins so.
             held.push(&nothing);
         }

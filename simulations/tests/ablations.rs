@@ -7,7 +7,7 @@
 use meridian_simulations::{Ablation, Plan, simulate};
 
 /// For every rule, the seeds within which its absence is noticed.
-const BOUNDS: [(&str, u64); 35] = [
+const BOUNDS: [(&str, u64); 36] = [
     ("apply-gaps", 100),
     ("ignore-dependencies", 50),
     ("reuse-ordinal", 100),
@@ -43,6 +43,7 @@ const BOUNDS: [(&str, u64); 35] = [
     ("guess-ordinal", 200),
     ("settle-without-newcomers", 400),
     ("leave-with-vote", 20),
+    ("believe-one-clock", 30),
 ];
 
 /// What a seed's plan gets where a rule of state repair is off: regions that are often alone for
@@ -100,6 +101,7 @@ fn with(name: &str) -> String {
         "acknowledge-hearsay" | "believe-early" => COUNTERS,
         "drop-folds" | "widen-context" => BUNDLES,
         "forget-clock-floor" => CLOCKS,
+        "believe-one-clock" => "liar=1 fence=250 clock-jump=0 drift=1000 skew=0",
         "vote-unsynced" => "control=1",
         "serve-while-leaving" => return members(LEAVE),
         "guess-ordinal" => return members("join=600000"),

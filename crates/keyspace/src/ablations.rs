@@ -49,6 +49,8 @@ pub struct Ablations {
     pub acknowledge_hearsay: bool,
     /// A frame from the far future is applied.
     pub follow_any_clock: bool,
+    /// The first clock that is heard is taken for the truth, without a majority.
+    pub believe_one_clock: bool,
 }
 
 impl Ablations {

@@ -67,6 +67,9 @@ pub struct Clocks {
     /// Peers that had, at any time in this life, writes of this region that it never made.
     claimants: BTreeSet<Origin>,
     outlived: bool,
+    /// When this life began; zero until the clocks are told. And what this region had written of
+    /// each partition by then, as it knows.
+    began: (Time, Vec<Time>),
     note_due_ms: BTreeMap<Origin, u64>,
     alarms: Vec<Alarm>,
     /// Watermarks that claimed what cannot be.
@@ -91,6 +94,9 @@ impl Clocks {
         engine.stage_mut().start_above(floor);
         engine.stage_mut().reserve_time(floor);
         self.set(engine, (steady_us, unix_us));
+        let stage = engine.stage();
+        let mine = |vector: &VersionVector| vector.get(stage.me());
+        self.began = (stage.now(), stage.vectors().iter().map(mine).collect());
     }
 
     /// See [`crate::DataNode::set_clocks`].
@@ -174,7 +180,7 @@ impl Clocks {
         peer: Origin,
         vectors: &[VersionVector],
     ) -> bool {
-        let claim = impossible(engine, vectors);
+        let claim = impossible(engine, vectors).or_else(|| self.lost(engine, vectors));
         match claim {
             None => {
                 self.doubtful.remove(&peer);
@@ -190,6 +196,27 @@ impl Clocks {
             }
         }
         claim.is_none()
+    }
+
+    /// A repair has moved what this region has of its own writes: what it had lost is here again, if it
+    /// had written nothing meanwhile.
+    pub(crate) fn regained(&mut self, partition: u16, before: Time, after: Time) {
+        if let Some(known) = self.began.1.get_mut(usize::from(partition)).filter(|k| **k == before)
+        {
+            *known = after;
+        }
+    }
+
+    /// Whether a peer has writes of this region that are newer than all that it began with and older
+    /// than its beginning: of another life, which it does not know. So it notices even where its own
+    /// new stamps have overtaken what is lost before the peer's first word.
+    fn lost(&self, engine: &Engine, vectors: &[VersionVector]) -> Option<Claim> {
+        let (began, known) = &self.began;
+        let me = engine.stage().me();
+        let mut pairs = vectors.iter().map(|theirs| theirs.get(me)).zip(known);
+        pairs
+            .any(|(theirs, known)| *known < theirs && theirs < *began)
+            .then_some(Claim::NeverWritten)
     }
 
     /// Weighs who has writes of this region that it does not have, against the peers of `others`

@@ -13,6 +13,7 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_keyspace::{Ablations, Engine, SLOTS};
 use meridian_replication::{
     Inbox, PROTOCOL_OLDEST, REPAIR_SINCE, RelayPlan, Router, Upstreams, Versions,
+    repair::{Refusal, RepairMessage},
 };
 
 use crate::{
@@ -278,6 +279,9 @@ impl DataNode {
     pub fn start_clocks(&mut self, steady_us: u64, unix_us: u64, floor: Time, limit_ms: u64) {
         let peers = self.config.peers.len();
         self.clocks = Clocks::new(limit_ms);
+        if self.config.ablations.believe_one_clock {
+            self.clocks.watch.believe_one();
+        }
         self.clocks.start(&mut self.engine, (steady_us, unix_us), floor, peers);
     }
 
@@ -340,6 +344,15 @@ impl DataNode {
             }
             PeerMessage::Behind { number, partitions } => {
                 self.behind(from, number, &partitions);
+                Ok(())
+            }
+            // It holds what others do not count as its history: nobody may take that over.
+            PeerMessage::Repair(RepairMessage::Open { number, .. })
+                if self.clocks.is_outlived() =>
+            {
+                let reason = Refusal::Busy;
+                let message = PeerMessage::Repair(RepairMessage::Refuse { number, reason });
+                self.effects.push(DataEffect::Send { peer: from, session, message });
                 Ok(())
             }
             PeerMessage::Repair(message) => self

@@ -155,6 +155,15 @@ impl World {
     pub(super) fn crash(&mut self, place: usize, machine: bool) -> Result<(), String> {
         let Some(process) = self.places[place].process.take() else { return Ok(()) };
         self.counts.harvest(&process);
+        if self.places[place].relapsed {
+            self.trace.fault(self.now_us, || format!("relapsed region {place} dies"));
+            self.part_from(place);
+            let mut control_log = process.control.map(ControlPlane::into_log).unwrap_or_default();
+            control_log.crash(None);
+            self.places[place].control_log = control_log;
+            self.give_up_relapsed(place);
+            return Ok(());
+        }
         let Region { mut storage, control, .. } = process;
         let mut control_log = control.map(ControlPlane::into_log).unwrap_or_default();
         let is_loyal = self.places[place].honest.is_none();
@@ -319,7 +328,8 @@ impl World {
     /// Takes a copy of a region's disk as it would be found after the machine's death.
     pub(super) fn back_up(&mut self, place: usize) {
         let here = &self.places[place];
-        let Some(process) = here.process.as_ref().filter(|_| here.honest.is_none()) else {
+        let is_sound = here.honest.is_none() && !here.relapsed;
+        let Some(process) = here.process.as_ref().filter(|_| is_sound) else {
             return;
         };
         let model = CrashModel::Machine { log_bytes: 0, batches: 0 };

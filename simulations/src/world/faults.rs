@@ -101,6 +101,7 @@ impl World {
             Fault::Join => self.want_join(r),
             Fault::Leave => self.want_leave(r),
             Fault::DeclareDead => self.want_dead(r)?,
+            Fault::Relapse => self.relapse(r)?,
         }
         Ok(())
     }

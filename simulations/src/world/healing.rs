@@ -59,6 +59,7 @@ impl World {
         if self.plan.partial() == 0 || self.places.len() <= 2 {
             return self.heal_rest();
         }
+        self.renew_relapsed()?;
         match self.quiet_voters() {
             _ if !self.plan.changes_members() => self.heal_part(None),
             Some(voters) => self.heal_part(Some(voters)),

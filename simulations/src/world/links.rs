@@ -188,6 +188,7 @@ impl World {
                     let again =
                         matches!(&message, PeerMessage::Subscribe(asked) if asked.number > 1);
                     self.counts.resubscriptions += u64::from(again);
+                    let message = self.as_told(place, message);
                     self.trace.line(self.now_us, || format!("{place} -> {peer} {message:?}"));
                     self.send(place, peer, session, Lane::Control, message.encode());
                 }
@@ -202,6 +203,10 @@ impl World {
                     return Err(format!(
                         "region {place} differs from {peer} in partition {partition}: {keys:?}"
                     ));
+                }
+                DataEffect::Fork { origin, .. } if self.has_relapsed(origin) => {
+                    self.counts.forks += 1;
+                    self.trace.line(self.now_us, || format!("{place} quarantines {origin}"));
                 }
                 DataEffect::Fork { origin, partition } => {
                     return Err(format!(

@@ -1,10 +1,13 @@
 //! Regions that look after their clocks: floors on disk, notes between peers, and the fence.
 
 use meridian_clock::Time;
-use meridian_node::Alarm;
+use meridian_node::{Alarm, wire::PeerMessage};
 
 use super::{Event, World};
-use crate::{ablation::Ablation, region::Region};
+use crate::{ablation::Ablation, plan::MS, region::Region};
+
+/// What a liar's clock is ahead or behind now and then.
+const EIGHT_HOURS_US: u64 = 8 * 3600 * 1000 * MS;
 
 /// How far off a clock may be where the plan does not say, in milliseconds.
 const LOOSE_FENCE_MS: u64 = 60_000;
@@ -40,16 +43,20 @@ impl World {
     }
 
     /// More time is reserved when it is needed, and fences are counted.
-    pub(super) fn look_after_clocks(&mut self, place: usize) {
+    pub(super) fn look_after_clocks(&mut self, place: usize) -> Result<(), String> {
         if !self.fences() {
-            return;
+            return Ok(());
         }
-        let Some(process) = self.process(place) else { return };
+        let Some(process) = self.process(place) else { return Ok(()) };
         let (wanted, alarms) = (process.node.floor_wanted(), process.node.take_alarms());
         let fenced = alarms.iter().filter(|alarm| matches!(alarm, Alarm::Fenced(_))).count();
         let unfenced = alarms.iter().filter(|alarm| matches!(alarm, Alarm::Unfenced)).count();
         self.counts.fences += fenced as u64;
         self.counts.fences_lifted += unfenced as u64;
+        if fenced > 0 {
+            self.check_fence(place)?;
+        }
+        self.counts.outlived += alarms.iter().filter(|a| **a == Alarm::Outlived).count() as u64;
         for alarm in alarms {
             self.trace.line(self.now_us, || format!("{place} {alarm:?}"));
         }
@@ -57,6 +64,55 @@ impl World {
             let (life, delay_us) = (self.places[place].life, self.places[place].sync_us());
             self.add(delay_us, Event::FloorSynced(place, life, upto));
         }
+        Ok(())
+    }
+
+    /// The region that lies about its clock, while it does.
+    fn liar(&self) -> Option<usize> {
+        (self.plan.liar() > 0 && !self.calm).then(|| self.places.len() - 1)
+    }
+
+    /// A message as a region sends it: the liar's clock shows anything.
+    pub(super) fn as_told(&mut self, place: usize, mut message: PeerMessage) -> PeerMessage {
+        if self.liar() != Some(place) {
+            return message;
+        }
+        let near_us = (2 * self.fence_ms() * MS) as i64;
+        let mut lie = |told_us: u64| {
+            self.counts.lies += 1;
+            match self.lies.below(5) {
+                0 => told_us.saturating_add(EIGHT_HOURS_US),
+                1 => told_us.saturating_sub(EIGHT_HOURS_US),
+                2 => told_us.saturating_add_signed(self.lies.around(near_us.unsigned_abs())),
+                3 => 0,
+                _ => u64::MAX,
+            }
+        };
+        match &mut message {
+            PeerMessage::Clock(note) => note.physical_us = lie(note.physical_us),
+            PeerMessage::Watermark(mark) => mark.physical_ms = lie(mark.physical_ms * MS) / MS,
+            _ => {}
+        }
+        message
+    }
+
+    /// A region whose clock agrees with those of all honest ones does not fence itself, whatever
+    /// another one says.
+    fn check_fence(&self, place: usize) -> Result<(), String> {
+        let Some(liar) = self.liar().filter(|liar| *liar != place) else { return Ok(()) };
+        if self.plan.clock_jump_us() > 0 {
+            // What another clock showed before it jumped may still count.
+            return Ok(());
+        }
+        let shows = |place: usize| self.places[place].clocks.physical_us(self.now_us);
+        let honest = (0..self.places.len()).filter(|other| *other != liar);
+        let apart_us = honest.map(|other| shows(other).abs_diff(shows(place))).max();
+        if apart_us.is_some_and(|us| us < self.fence_ms() * MS / 2) {
+            return Err(format!(
+                "region {place} fences itself although no honest clock is far from its own"
+            ));
+        }
+        Ok(())
     }
 
     /// Time is reserved on disk.

@@ -17,6 +17,9 @@ use crate::{
     workload::{Command, family_of},
 };
 
+/// What a region answers to writes when it knows that it has lost some.
+const LOST: &[u8] = b"READONLY this region has lost writes";
+
 /// The control plane moves this often.
 const CONTROL_EVERY_US: u64 = 10 * MS;
 
@@ -34,7 +37,7 @@ impl World {
     /// Everything that is due in a region. Nothing is done where nothing is: a region that stood
     /// still since its last turn, and for which no time has come, costs no more than this look.
     pub(super) fn turn(&mut self, place: usize) -> Result<(), String> {
-        self.look_after_clocks(place);
+        self.look_after_clocks(place)?;
         let (now_us, releases) = (self.now_us, self.plan.releases() > 0);
         let primary = self.is_primary(place);
         let here = &mut self.places[place];
@@ -89,7 +92,9 @@ impl World {
     pub(crate) fn end_turn(&mut self, place: usize) -> Result<(), String> {
         let Some(process) = self.process(place) else { return Ok(()) };
         let turn = process.end_turn()?;
+        let is_outlived = process.node.clocks().is_outlived();
         self.committed(place, &turn.frames)?;
+        self.places[place].knows_its_loss |= is_outlived;
         self.send_effects(place, turn.effects)?;
         self.ship(place)?;
         self.deliver_replies(place)?;
@@ -114,6 +119,13 @@ impl World {
             let frame = Frame::decode(bytes).map_err(|e| e.to_string())?;
             let header = &frame.header;
             self.trace.line(self.now_us, || format!("{place} logs {header:?}"));
+            if header.origin == me && self.places[place].relapsed {
+                if self.places[place].knows_its_loss {
+                    return Err(format!("region {place} writes although it has lost writes"));
+                }
+                self.places[place].forked = true;
+                continue;
+            }
             if header.origin == me {
                 self.history.learn(&frame)?;
             }
@@ -140,6 +152,7 @@ impl World {
             self.counts.repairs_under_load += u64::from(!self.calm);
             let appended = &mut self.places[place].appended;
             appended[usize::from(part.header.partition)].join(&part.header.seen);
+            self.regains(place, &part.header.seen);
         }
         Ok(())
     }
@@ -153,6 +166,10 @@ impl World {
         swept: bool,
     ) -> Vec<(u16, Dot)> {
         let me = self.places[place].config.origin;
+        if self.places[place].relapsed {
+            // Of another history, which ends here.
+            return Vec::new();
+        }
         let Some(process) = self.places[place].process.as_ref() else { return Vec::new() };
         let mut wrote = Vec::new();
         for (number, before) in (0..self.plan.partitions() as u16).zip(before) {
@@ -241,7 +258,9 @@ impl World {
     }
 
     fn replied(&mut self, slot: usize, sent: Sent, value: &Value) -> Result<(), String> {
-        if let Some(complaint) = complaint(&sent, value) {
+        let relapsed = self.places[self.homes[slot]].relapsed;
+        let refused = matches!(value, Value::Error(text) if text.starts_with(LOST));
+        if let Some(complaint) = complaint(&sent, value).filter(|_| !(relapsed && refused)) {
             return Err(complaint);
         }
         match sent.command[0].as_slice() {
@@ -256,6 +275,9 @@ impl World {
             }
             b"MERIDIAN.AWAIT" => return self.arrive(slot, value),
             _ => {}
+        }
+        if relapsed {
+            return Ok(());
         }
         self.check_read(slot, &sent, value)?;
         self.remember(slot, &sent, value);

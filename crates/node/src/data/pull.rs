@@ -127,6 +127,8 @@ impl DataNode {
             let repaired = self.repairs.work(self.engine.stage_mut(), &durable, now_ms);
             for Repaired { partition, donor, parts, divergent } in repaired {
                 self.tell_divergent(donor, partition, &divergent);
+                let me = self.engine.stage().me();
+                let before = self.engine.stage().partition(partition).vector.get(me);
                 let applied =
                     self.engine.apply_repair(&parts).map_err(|e| e.to_string()).and_then(|()| {
                         let vector = &self.engine.stage().partition(partition).vector;
@@ -137,6 +139,8 @@ impl DataNode {
                     let session = self.peers.get(&donor).map_or(0, |p| p.session);
                     self.effects.push(DataEffect::Disconnect { peer: donor, session, reason });
                 }
+                let after = self.engine.stage().partition(partition).vector.get(me);
+                self.clocks.regained(partition, before, after);
                 // What came meanwhile was not taken.
                 self.missed.extend(self.origins.iter().copied());
             }
