@@ -328,19 +328,22 @@ fn a_region_that_has_lost_writes_of_its_own_writes_nothing_more() {
 
 #[test]
 fn what_was_lost_is_noticed_although_new_writes_have_overtaken_it() {
-    let mut region = Region::new(ME);
-    region.greet(PEER);
-    region.run("SET k v");
+    let floor = Time::from_ms(DAY_US / 1_000 + 500);
+    let started = || {
+        let mut region = Region::above(ME, floor, 0);
+        region.greet(PEER);
+        assert_eq!(region.run("SET k v").0, "+OK\r\n");
+        region
+    };
+    let mut region = started();
     let mine = region.node.engine().stage().partition(0).vector.get(ME);
-    // Older than all that this life has written, and newer than all that it began with.
-    region.mark(PEER, &[(ME, Time(1))], Time::ZERO, DAY_US / 1_000);
-    assert!(region.node.clocks().is_outlived());
+    // Older than all that this life can have written, and newer than all that it began with.
+    region.mark(PEER, &[(ME, Time(floor.0 - 1))], Time::ZERO, DAY_US / 1_000);
+    assert!(mine > floor && region.node.clocks().is_outlived());
     assert!(region.run("SET k x").0.starts_with("-READONLY"));
 
-    let mut sound = Region::new(ME);
-    sound.greet(PEER);
-    sound.run("SET k v");
     for has in [vec![], vec![(ME, mine)]] {
+        let mut sound = started();
         sound.mark(PEER, &has, Time::ZERO, DAY_US / 1_000);
         assert!(!sound.node.clocks().is_outlived(), "{has:?}");
     }
