@@ -43,19 +43,26 @@ impl DataNode {
     }
 
     /// Whether every other region durably has all that this one has written, and all that it has of
-    /// regions that are gone: nothing is lost when it goes. Only meaningful once it writes nothing new.
+    /// regions that are gone or away: nothing is lost when it goes. Only meaningful once it writes
+    /// nothing new.
     #[must_use]
     pub fn is_held_by_all(&self) -> bool {
         let stage = self.engine.stage();
         let mine = stage.vectors();
-        // Who lives ships its own writes itself; for the dead and for who has left nobody does.
-        let is_ours = |origin: Origin| origin == stage.me() || !self.config.peers.contains(&origin);
-        let holds = |theirs: &VersionVector, mine: &VersionVector| {
-            mine.iter().all(|(origin, time)| !is_ours(origin) || theirs.get(origin) >= time)
+        // Who is heard ships its own writes itself; for the dead, for who has left and for who may not
+        // come back nobody does.
+        let is_ours = |origin: Origin| {
+            let is_heard = self.peers.get(&origin).is_some_and(|peer| peer.version.is_some());
+            !is_heard || !self.config.peers.contains(&origin)
         };
         self.config.peers.iter().all(|peer| {
+            // What it has written itself it had on disk before it came here (rule R6).
+            let must_have = |origin: Origin| origin != *peer && is_ours(origin);
+            let holds = |(theirs, mine): (&VersionVector, &VersionVector)| {
+                mine.iter().all(|(origin, time)| !must_have(origin) || theirs.get(origin) >= time)
+            };
             self.acknowledged(*peer).is_some_and(|theirs| {
-                theirs.len() == mine.len() && theirs.iter().zip(&mine).all(|(t, m)| holds(t, m))
+                theirs.len() == mine.len() && theirs.iter().zip(&mine).all(holds)
             })
         })
     }
@@ -70,11 +77,12 @@ mod tests {
     use meridian_store::LogPosition;
 
     use super::*;
-    use crate::DataConfig;
+    use crate::{DataConfig, data::Peer};
 
     const ME: Origin = Origin(0);
     const PEER: Origin = Origin(1);
     const DEAD: Origin = Origin(2);
+    const AWAY: Origin = Origin(3);
 
     fn node() -> DataNode {
         let ablations = Ablations::default();
@@ -88,23 +96,32 @@ mod tests {
             regions: BTreeMap::new(),
         };
         let engine = Engine::new(config, Stage::new(stage), LogPosition(0));
-        let (cluster, peers) = ("test".into(), vec![PEER, DEAD]);
+        let (cluster, peers) = ("test".into(), vec![PEER, DEAD, AWAY]);
         DataNode::new(engine, DataConfig { cluster, peers, ablations, scrub_every_ms: 0 })
     }
 
     #[test]
-    fn who_leaves_hands_over_what_only_it_has_of_the_dead() {
+    fn who_leaves_hands_over_what_only_it_has_of_the_dead_and_of_who_is_away() {
         let mut node = node();
-        node.set_members(vec![PEER], 3);
+        node.set_members(vec![PEER, AWAY], 4);
         let mine = &mut node.engine.stage_mut().partition_mut(0).vector;
         mine.set(ME, Time(7));
         mine.set(DEAD, Time(5));
         mine.set(PEER, Time(9));
+        mine.set(AWAY, Time(3));
+        // What it wrote last came here before it could acknowledge it.
+        let mut away = VersionVector::new();
+        away.set(ME, Time(7));
+        away.set(DEAD, Time(5));
+        node.acknowledged.insert(AWAY, vec![away]);
+        let heard = Peer { version: Some(1), ..Peer::default() };
+        node.peers.insert(PEER, heard);
         let mut theirs = VersionVector::new();
-        theirs.set(ME, Time(7));
-        node.acknowledged.insert(PEER, vec![theirs.clone()]);
-        assert!(!node.is_held_by_all(), "nobody else has it");
-        theirs.set(DEAD, Time(5));
+        for (origin, time) in [(ME, 7), (DEAD, 5), (AWAY, 3)] {
+            node.acknowledged.insert(PEER, vec![theirs.clone()]);
+            assert!(!node.is_held_by_all(), "nobody else has what {origin:?} wrote");
+            theirs.set(origin, Time(time));
+        }
         node.acknowledged.insert(PEER, vec![theirs]);
         assert!(node.is_held_by_all());
     }
