@@ -53,6 +53,13 @@ impl Cell {
         *self = Cell::from_parts(regs, rows);
     }
 
+    /// Whether it holds a write or an increment that `seen` does not cover.
+    #[must_use]
+    pub fn is_news(&self, seen: &VersionVector) -> bool {
+        let row = |row: &Row| row.last > seen.get(row.origin);
+        self.regs().any(|reg| !seen.covers(reg.dot)) || self.rows().iter().any(row)
+    }
+
     /// The cell without the values of writes that `seen` covers. For a join with the state of
     /// whoever has seen that it is the same as the whole cell: they hold those values, or have
     /// removed them.

@@ -41,18 +41,7 @@ impl ElementKey {
 
     /// Appends the stored form.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            ElementKey::Deadlines => out.push(0),
-            ElementKey::String => out.push(1),
-            ElementKey::Field(name) => {
-                out.push(2);
-                out.extend_from_slice(name);
-            }
-            ElementKey::Member(name) => {
-                out.push(4);
-                out.extend_from_slice(name);
-            }
-        }
+        encode_name(out, self.element());
     }
 
     /// Reads the stored form.
@@ -79,6 +68,18 @@ impl ElementKey {
             ElementKey::Member(name) => Some(Element::Member(name)),
         }
     }
+}
+
+/// Appends the name of an element within its key, or of the key's deadlines.
+pub fn encode_name(out: &mut Vec<u8>, element: Option<Element<'_>>) {
+    let (kind, name): (u8, &[u8]) = match element {
+        None => (0, &[]),
+        Some(Element::String) => (1, &[]),
+        Some(Element::Field(name)) => (2, name),
+        Some(Element::Member(name)) => (4, name),
+    };
+    out.push(kind);
+    out.extend_from_slice(name);
 }
 
 /// Appends a cell. Without `residue`, rows that hold nothing are left out: they differ between
@@ -227,6 +228,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn names_read_back(name in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let name: Box<[u8]> = name.into();
+            let all = [
+                ElementKey::Deadlines,
+                ElementKey::String,
+                ElementKey::Field(name.clone()),
+                ElementKey::Member(name),
+            ];
+            for place in all {
+                let mut bytes = Vec::new();
+                place.encode(&mut bytes);
+                prop_assert_eq!(ElementKey::decode(&bytes), Ok(place));
+            }
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode_cell(&bytes);

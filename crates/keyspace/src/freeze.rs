@@ -43,6 +43,21 @@ impl Frozen {
         self.is_lost
     }
 
+    /// What has been noted of a slot: key, element, and what was there before.
+    pub(crate) fn noted(
+        &self,
+        slot: u16,
+    ) -> impl Iterator<Item = (&[u8], &ElementKey, Option<&[u8]>)> {
+        let first = (slot, Box::default(), ElementKey::Deadlines);
+        let from = self.before.range(first..).take_while(move |((s, ..), _)| *s == slot);
+        from.map(|((_, key, place), value)| (key.as_ref(), place, value.as_deref()))
+    }
+
+    /// Whether an element was noted.
+    pub(crate) fn has_noted(&self, slot: u16, key: &[u8], place: ElementKey) -> bool {
+        self.before.contains_key(&(slot, key.into(), place))
+    }
+
     /// Before an operation: notes what it is about to change.
     pub(crate) fn note(&mut self, slot: u16, object: &Object, op: &Op<'_>) {
         if op.fresh {
@@ -103,34 +118,6 @@ impl Stage {
         self.frozen_mut().remove(&number);
     }
 
-    /// Visits every element of a slot: as it was when its partition was frozen, else as it is.
-    /// Key, element, stored form.
-    pub fn each_stored(&self, slot: u16, mut visit: impl FnMut(&[u8], &ElementKey, &[u8])) {
-        let frozen = self.frozen_of(slot);
-        let before = frozen.map(|f| &f.before).filter(|before| !before.is_empty());
-        for (key, object) in self.table(slot).iter() {
-            let mut look = |place: ElementKey| {
-                let noted = before.map(|b| b.contains_key(&(slot, key.into(), place.clone())));
-                if noted != Some(true)
-                    && let Some(value) = encode_stored(object, &place)
-                {
-                    visit(key, &place, &value);
-                }
-            };
-            object.each(|element, _| look(ElementKey::of(element)));
-            if !object.deadlines().is_empty() {
-                look(ElementKey::Deadlines);
-            }
-        }
-        let first = || (slot, Box::default(), ElementKey::Deadlines);
-        let noted = before.into_iter().flat_map(|b| b.range(first()..));
-        for ((_, key, place), value) in noted.take_while(|((s, ..), _)| *s == slot) {
-            if let Some(value) = value {
-                visit(key, place, value);
-            }
-        }
-    }
-
     /// One element: as it was when its partition was frozen, else as it is.
     #[must_use]
     pub fn stored(&self, key: &[u8], place: &ElementKey) -> Option<Vec<u8>> {
@@ -141,7 +128,8 @@ impl Stage {
         noted.unwrap_or_else(|| encode_stored(self.object(key)?, place))
     }
 
-    fn frozen_of(&self, slot: u16) -> Option<&Frozen> {
+    /// The frozen state that a slot belongs to.
+    pub(crate) fn frozen_of(&self, slot: u16) -> Option<&Frozen> {
         let number = meridian_store::partition_of_key(slot, self.partitions());
         self.frozen(number).filter(|f| !f.is_lost)
     }
@@ -150,7 +138,7 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ablations, StageConfig, slot::SLOTS};
+    use crate::{Ablations, StageConfig, View, slot::SLOTS};
     use meridian_clock::{Origin, Time};
 
     fn stage() -> Stage {
@@ -171,10 +159,14 @@ mod tests {
     fn all(stage: &Stage) -> All {
         let mut all = All::new();
         for slot in 0..SLOTS {
-            stage.each_stored(slot, |key, place, value| {
-                assert!(all.insert((key.to_vec(), place.clone(), value.to_vec())), "seen twice");
-                assert_eq!(stage.stored(key, place).as_deref(), Some(value));
+            let mut count = 0;
+            stage.each_stored(slot, View::Frozen, |key, name, value| {
+                let place = ElementKey::decode(name).unwrap();
+                assert_eq!(stage.stored(key, &place).as_deref(), Some(value));
+                assert!(all.insert((key.to_vec(), place, value.to_vec())), "seen twice");
+                count += 1;
             });
+            assert_eq!(stage.count_stored(slot, View::Frozen), count);
         }
         all
     }

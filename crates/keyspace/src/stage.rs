@@ -312,6 +312,11 @@ impl Stage {
         (&mut self.tables[usize::from(slot)], self.frozen.get_mut(&number))
     }
 
+    /// The table of a slot that was written to, for what it remembers beside its keys.
+    pub(crate) fn table_mut(&mut self, slot: u16) -> &mut SlotTable {
+        &mut self.tables[usize::from(slot)]
+    }
+
     /// Frozen partitions.
     pub(crate) fn frozen_mut(&mut self) -> &mut BTreeMap<u16, Frozen> {
         &mut self.frozen

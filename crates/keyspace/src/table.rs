@@ -21,6 +21,17 @@ pub struct SlotTable {
     live: usize,
     /// The digest as last computed, until the next change.
     digest: Option<u64>,
+    /// What the elements sum to for whoever compares with this seed, until the next change.
+    sum: Option<(u64, SlotSum)>,
+}
+
+/// What the elements of a slot sum to, and how many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotSum {
+    /// The wrapping sum of what stands for each element.
+    pub sum: u64,
+    /// Elements.
+    pub items: u64,
 }
 
 impl SlotTable {
@@ -28,7 +39,7 @@ impl SlotTable {
     #[must_use]
     pub fn new(seed: u64) -> SlotTable {
         let objects = HashMap::with_hasher(FixedState::with_seed(seed));
-        SlotTable { objects, live: 0, digest: Some(0) }
+        SlotTable { objects, live: 0, digest: Some(0), sum: None }
     }
 
     /// The object under a key, whatever it shows.
@@ -41,7 +52,7 @@ impl SlotTable {
     /// Changes the object under a key; one that is left empty goes.
     #[inline]
     pub fn change<T>(&mut self, key: &[u8], change: impl FnOnce(&mut Object) -> T) -> T {
-        self.digest = None;
+        (self.digest, self.sum) = (None, None);
         let counts = !key.starts_with(RESERVED_PREFIX);
         let seen = |object: &Object| counts && object.visible(Time::ZERO).is_some();
         match self.objects.entry_ref(key) {
@@ -84,6 +95,17 @@ impl SlotTable {
     /// All keys and objects, in no particular order but the same one for the same history.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Object)> {
         self.objects.iter().map(|(key, object)| (key.as_bytes(), object))
+    }
+
+    /// What the elements sum to under this seed, if nothing has changed since that was noted.
+    #[must_use]
+    pub fn known_sum(&self, seed: u64) -> Option<SlotSum> {
+        self.sum.filter(|(of, _)| *of == seed).map(|(_, sum)| sum)
+    }
+
+    /// Notes what the elements sum to as they are now.
+    pub fn note_sum(&mut self, seed: u64, sum: SlotSum) {
+        self.sum = Some((seed, sum));
     }
 
     /// Whether nothing has changed since the digest was last taken, so that it costs nothing.

@@ -337,6 +337,7 @@ impl DataNode {
             return;
         };
         peer.heard_ms = self.listened_ms;
+        let version = peer.version.unwrap_or_default();
         let result = match message {
             PeerMessage::Hello(hello) => self.greet(from, &hello),
             PeerMessage::Watermark(watermark) => {
@@ -357,7 +358,7 @@ impl DataNode {
             }
             PeerMessage::Repair(message) => self
                 .repairs
-                .message(self.engine.stage_mut(), from, message, self.now_ms)
+                .message(self.engine.stage_mut(), from, message, version, self.now_ms)
                 .map_err(|e| e.to_string()),
             PeerMessage::Clock(note) => {
                 self.clocks.hear(&mut self.engine, from, &note);

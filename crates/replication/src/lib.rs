@@ -31,5 +31,5 @@ pub use sender::{LastPacked, LogMark, Sender};
 pub use sketch::{Coder, Decoder, Difference, Symbol};
 pub use version::{
     BUNDLE_SINCE, CLOCK_SINCE, MOVED_SINCE, PACKED_SINCE, PROTOCOL_NEWEST, PROTOCOL_OLDEST,
-    REPAIR_SINCE, Versions,
+    REPAIR_SINCE, SLOT_SUMS_SINCE, Versions,
 };

@@ -3,18 +3,25 @@
 //!
 //! ```text
 //! receiver                                   donor
-//!   Open (what I have seen)  ─────────────▶    freezes the partition, looks at every element
-//!            ◀─────────────  Offer (what I had seen, sums of groups), Symbols if few differ
-//!   [More (these groups, up to this symbol) ▶  ◀ Symbols]*        until they decode
+//!   Open (what I have seen)  ─────────────▶    freezes the partition, sums up every slot
+//!            ◀─────────────  OfferSlots (what I had seen, sums of runs of slots)
+//!   Select (runs that differ)  ───────────▶    looks at their elements
+//!            ◀─────────────  Symbols
+//!   [More (up to this symbol)  ───────────▶  ◀ Symbols]*          until they decode
 //!   Fetch (items), Grant (bytes)  ────────▶
 //!            ◀─────────────  Elements …
 //!   Close  ───────────────────────────────▶    thaws
 //! ```
+//! Before protocol 4 the sums are of [`GROUPS`] groups of slots (Offer), and More names those that
+//! differ.
+//!
 //! The receiver applies no remote frames of the partition from Open on (rule R3), and applies what
 //! came in one commit. An item stands for one element in one state: a hash of both.
 
+use std::ops::Range;
+
 use meridian_clock::{MAX_REGIONS, Origin, Time, VersionVector};
-use meridian_codec::Malformed;
+use meridian_codec::{Malformed, Reader, put_varint};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
@@ -88,6 +95,87 @@ impl PackedVector {
         }
         Ok(vector)
     }
+}
+
+/// A run has at least so many elements, as far as runs can be that short: the sums take half a byte
+/// an element.
+pub const RUN_ELEMENTS: u64 = 16;
+
+/// How many bits of a slot's number do not count, with so many elements in so many slots: a power
+/// of two.
+#[must_use]
+pub fn shift_for(items: u64, slots: u16) -> u8 {
+    let most = slots.max(1).ilog2();
+    let runs = (items / RUN_ELEMENTS).max(1).ilog2();
+    (most - runs.min(most)) as u8
+}
+
+/// The sums of runs, from those of slots in order.
+#[must_use]
+pub fn run_sums(slots: &[(u16, u64)], shift: u8) -> Vec<(u16, u64)> {
+    let mut runs: Vec<(u16, u64)> = Vec::new();
+    for (slot, sum) in slots {
+        let run = slot >> shift;
+        match runs.last_mut().filter(|(last, _)| *last == run) {
+            Some((_, of_run)) => *of_run = of_run.wrapping_add(*sum),
+            None => runs.push((run, *sum)),
+        }
+    }
+    runs
+}
+
+/// Appends the sums of runs, which are given in order: for each, how far it is from the one
+/// before, and eight bytes.
+pub fn put_sums(out: &mut Vec<u8>, sums: &[(u16, u64)]) {
+    let mut next = 0;
+    for (run, sum) in sums {
+        put_varint(out, u64::from(run - next));
+        out.extend_from_slice(&sum.to_le_bytes());
+        next = run + 1;
+    }
+}
+
+/// Reads sums that fill `bytes`; all are of `runs`.
+///
+/// # Errors
+/// [`Malformed`] when they do not.
+pub fn read_sums(bytes: &[u8], runs: &Range<u16>) -> Result<Vec<(u16, u64)>, Malformed> {
+    let (mut reader, mut sums, mut next) = (Reader::new(bytes), Vec::new(), 0);
+    while !reader.is_empty() {
+        let run = read_run(&mut reader, next, runs)?;
+        sums.push((run, reader.u64()?));
+        next = run + 1;
+    }
+    Ok(sums)
+}
+
+/// Appends runs, which are given in order.
+pub fn put_runs(out: &mut Vec<u8>, runs: &[u16]) {
+    let mut next = 0;
+    for run in runs {
+        put_varint(out, u64::from(run - next));
+        next = run + 1;
+    }
+}
+
+/// Reads runs that fill `bytes`; all are among `runs`.
+///
+/// # Errors
+/// [`Malformed`] when they do not.
+pub fn read_runs(bytes: &[u8], runs: &Range<u16>) -> Result<Vec<u16>, Malformed> {
+    let (mut reader, mut read, mut next) = (Reader::new(bytes), Vec::new(), 0);
+    while !reader.is_empty() {
+        let run = read_run(&mut reader, next, runs)?;
+        read.push(run);
+        next = run + 1;
+    }
+    Ok(read)
+}
+
+fn read_run(reader: &mut Reader<'_>, next: u16, of: &Range<u16>) -> Result<u16, Malformed> {
+    let run = reader.varint()?.saturating_add(u64::from(next));
+    let run = u16::try_from(run).ok().filter(|run| of.contains(run));
+    run.ok_or(Malformed("run that is not of the partition"))
 }
 
 /// Why a donor does not go on.
@@ -191,6 +279,33 @@ pub enum RepairMessage {
         /// Which repair.
         number: u64,
     },
+    /// Donor: what it holds, by slots. In place of an Offer since protocol 4.
+    OfferSlots {
+        /// Which repair.
+        number: u64,
+        /// What the donor had seen when it froze the partition.
+        vector: PackedVector,
+        /// So many bits of a slot's number do not count: what is summed up, and selected, are runs
+        /// of neighbouring slots.
+        shift: u8,
+        /// The sums of the items of the runs that hold something, by [`put_sums`].
+        sums: Vec<u8>,
+        /// How many elements it holds.
+        items: u64,
+        /// About how many of them the receiver has not seen.
+        news: u64,
+        /// So many differ that all are sent: no symbols.
+        whole: bool,
+    },
+    /// Receiver: symbols of the elements of these runs.
+    Select {
+        /// Which repair.
+        number: u64,
+        /// The runs, by [`put_runs`].
+        runs: Vec<u8>,
+        /// How many elements of these runs the donor has not seen.
+        news: u64,
+    },
 }
 
 impl RepairMessage {
@@ -206,7 +321,9 @@ impl RepairMessage {
             | RepairMessage::Grant { number, .. }
             | RepairMessage::Elements { number, .. }
             | RepairMessage::Refuse { number, .. }
-            | RepairMessage::Close { number } => *number,
+            | RepairMessage::Close { number }
+            | RepairMessage::OfferSlots { number, .. }
+            | RepairMessage::Select { number, .. } => *number,
         }
     }
 
@@ -216,6 +333,7 @@ impl RepairMessage {
         matches!(
             self,
             RepairMessage::Offer { .. }
+                | RepairMessage::OfferSlots { .. }
                 | RepairMessage::Symbols { .. }
                 | RepairMessage::Elements { .. }
                 | RepairMessage::Refuse { .. }
@@ -226,6 +344,7 @@ impl RepairMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn groups_cover_all_slots_in_order() {
@@ -233,6 +352,44 @@ mod tests {
             let groups: Vec<u32> = (0..slots).map(|s| group_of(s, slots)).collect();
             assert!(groups.is_sorted() && groups.iter().all(|g| *g < GROUPS));
             assert_eq!(group_of(slots, slots), 0, "the next partition begins anew");
+        }
+    }
+
+    #[test]
+    fn runs_are_as_short_as_their_elements_allow() {
+        let runs = |items, slots| slots >> shift_for(items, slots);
+        assert_eq!([runs(0, 1024), runs(31, 1024), runs(32, 1024)], [1, 1, 2]);
+        assert_eq!([runs(2500, 8192), runs(62_500, 1024), runs(u64::MAX, 1)], [128, 1024, 1]);
+        let slots = [(1024, 1), (1025, u64::MAX), (1027, 5), (1500, 7)];
+        assert_eq!(run_sums(&slots, 1), [(512, 0), (513, 5), (750, 7)]);
+        assert_eq!(run_sums(&slots, 0), slots);
+    }
+
+    #[test]
+    fn runs_and_sums_read_back_and_only_of_the_partition() {
+        let sums = [(1024, 7), (1025, u64::MAX), (1500, 0), (2047, 1)];
+        let runs = sums.map(|(run, _)| run);
+        let (mut summed, mut listed) = (Vec::new(), Vec::new());
+        put_sums(&mut summed, &sums);
+        put_runs(&mut listed, &runs);
+        assert_eq!(read_sums(&summed, &(1024..2048)), Ok(sums.to_vec()));
+        assert_eq!(read_runs(&listed, &(1024..2048)), Ok(runs.to_vec()));
+        for wrong in [0..1024, 1025..2048, 1024..2047] {
+            assert!(read_sums(&summed, &wrong).is_err(), "{wrong:?}");
+            assert!(read_runs(&listed, &wrong).is_err(), "{wrong:?}");
+        }
+        assert!(read_sums(&summed[..summed.len() - 1], &(1024..2048)).is_err(), "cut off");
+        let far = [0xff; 10];
+        assert!(read_runs(&far, &(0..u16::MAX)).is_err(), "no number");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_runs_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = read_sums(&bytes, &(0..u16::MAX));
+            if let Ok(runs) = read_runs(&bytes, &(0..u16::MAX)) {
+                prop_assert!(runs.is_sorted_by(|a, b| a < b));
+            }
         }
     }
 

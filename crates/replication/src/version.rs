@@ -19,7 +19,8 @@ pub const PROTOCOL_OLDEST: u16 = 1;
 /// 2. Behind, Repair, Clock; frames that are bundles. Messages of a kind that is not known are skipped, so that later versions may
 ///    add some.
 /// 3. Packed batches; watermarks that tell what has moved.
-pub const PROTOCOL_NEWEST: u16 = 3;
+/// 4. Repairs that compare slot by slot.
+pub const PROTOCOL_NEWEST: u16 = 4;
 
 /// The protocol that brought state repair.
 pub const REPAIR_SINCE: u16 = 2;
@@ -32,6 +33,9 @@ pub const PACKED_SINCE: u16 = 3;
 
 /// The protocol that brought watermarks that tell what has moved.
 pub const MOVED_SINCE: u16 = 3;
+
+/// The protocol that brought repairs which compare slot by slot.
+pub const SLOT_SUMS_SINCE: u16 = 4;
 
 /// The protocol that brought questions about the time.
 pub const CLOCK_SINCE: u16 = 2;

@@ -1,27 +1,21 @@
 //! The side that has what the other lacks.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use meridian_clock::VersionVector;
 use meridian_codec::Malformed;
-use meridian_crdt::ElementKey;
-use meridian_keyspace::{Frozen, Stage};
+use meridian_keyspace::{Frozen, Stage, View};
 use meridian_replication::{
     Coder, Symbol,
-    repair::{ALL_GROUPS, GROUPS, PackedVector, RepairMessage, group_of, item_of},
+    repair::{ALL_GROUPS, PackedVector, RepairMessage, put_sums, read_runs, run_sums, shift_for},
 };
 use meridian_store::RepairElement;
 
-use super::{RepairLimits, is_news, lasting_form, slots_in, slots_of, without_values};
-
-/// One element that the frozen partition holds.
-#[derive(Debug)]
-struct Held {
-    item: u64,
-    group: u8,
-    key: Box<[u8]>,
-    place: ElementKey,
-}
+use super::{
+    RepairLimits, lasting_form,
+    look::{Held, Look, News, groups_of, is_among},
+    runs_of, slots_in, slots_of, without_values,
+};
 
 /// One partition that is being given to one peer.
 #[derive(Debug)]
@@ -29,21 +23,30 @@ pub struct Donation {
     limits: RepairLimits,
     number: u64,
     partition: u16,
-    seed: u64,
+    look: Look,
     /// Only what lasts counts.
     lasting: bool,
+    /// The receiver compares slot by slot, and not groups of slots.
+    by_slot: bool,
     /// What the receiver had seen.
     theirs: VersionVector,
     /// Slots that are still to be looked at.
     slots: Range<u16>,
-    held: Vec<Held>,
-    sums: Vec<u64>,
-    /// Elements looked at closely, and how many of them the receiver has not seen.
-    sampled: (u64, u64),
+    /// What each slot sums to.
+    sums: Vec<(u16, u64)>,
+    /// How long the runs of slots are that were offered.
+    shift: u8,
+    items: u64,
+    news: News,
     offered: bool,
     whole: bool,
+    /// What the receiver wants symbols of, until there are some.
+    selection: Option<Selection>,
+    /// The elements of the slots that were selected, by item; if everything is wanted, those of the
+    /// slot that is on its way.
+    held: Vec<Held>,
     coder: Option<(u64, Coder)>,
-    /// What is to be sent: indices of `held`.
+    /// What is to be sent.
     queue: Queue,
     /// Bytes of the stream that have not filled a piece.
     stream: Vec<u8>,
@@ -54,11 +57,31 @@ pub struct Donation {
     heard_ms: u64,
 }
 
+/// Slots whose elements are wanted as symbols.
+#[derive(Debug)]
+struct Selection {
+    /// As a set of groups, for the answer.
+    groups: u64,
+    /// Those that are still to be looked at, from the last on.
+    slots: Vec<u16>,
+    wanted: Wanted,
+    news: News,
+}
+
+/// How many symbols.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Upto(u64),
+    /// As many as it takes, with so many elements of the receiver that are not known here.
+    Enough(u64),
+}
+
 /// What the receiver has asked for.
 #[derive(Debug, Default)]
 struct Queue {
-    items: std::collections::VecDeque<u64>,
-    /// With everything wanted: the next of `held`.
+    items: VecDeque<u64>,
+    /// With everything wanted: the slots that are still to be sent, and the next of `held`.
+    slots: Range<u16>,
     next: usize,
     complete: bool,
 }
@@ -76,27 +99,35 @@ pub struct Asked {
     pub theirs: VersionVector,
     /// Only what lasts counts.
     pub lasting: bool,
+    /// It compares slot by slot.
+    pub by_slot: bool,
 }
 
 impl Donation {
     /// Begins; the partition has just been frozen.
     pub fn new(asked: Asked, stage: &Stage, limits: RepairLimits, now_ms: u64) -> Donation {
-        let Asked { number, partition, seed, theirs, lasting } = asked;
+        let Asked { number, partition, seed, theirs, lasting, by_slot } = asked;
+        let strips = lasting || stage.ablations().repair_without_residue;
         Donation {
             limits,
             number,
             partition,
-            seed,
+            look: Look { view: View::Frozen, seed, strips },
             lasting,
+            by_slot,
+            // Whoever has nothing gets everything.
+            whole: !lasting && theirs.iter().next().is_none(),
             theirs,
             slots: slots_of(stage, partition),
-            held: Vec::new(),
-            sums: vec![0; GROUPS as usize],
-            sampled: (0, 0),
+            sums: Vec::new(),
+            shift: 0,
+            items: 0,
+            news: News::default(),
             offered: false,
-            whole: false,
+            selection: None,
+            held: Vec::new(),
             coder: None,
-            queue: Queue::default(),
+            queue: Queue { slots: slots_of(stage, partition), ..Queue::default() },
             stream: Vec::new(),
             sent: 0,
             granted: 0,
@@ -123,7 +154,10 @@ impl Donation {
 
     /// Whether there is something to do now.
     pub fn has_work(&self) -> bool {
-        !self.slots.is_empty() || !self.answers.is_empty() || self.may_send()
+        !self.slots.is_empty()
+            || self.selection.is_some()
+            || !self.answers.is_empty()
+            || self.may_send()
     }
 
     fn may_send(&self) -> bool {
@@ -132,17 +166,33 @@ impl Donation {
     }
 
     /// The receiver asks for something.
-    pub fn asked(&mut self, message: RepairMessage, now_ms: u64) -> Result<(), Malformed> {
+    pub fn asked(
+        &mut self,
+        stage: &Stage,
+        message: RepairMessage,
+        now_ms: u64,
+    ) -> Result<(), Malformed> {
         self.heard_ms = now_ms;
         if !self.offered {
             return Err(Malformed("repair goes on before it was offered"));
         }
         match message {
+            RepairMessage::Select { runs, news, .. } => {
+                let all = runs_of(stage, self.partition, self.shift);
+                let runs = read_runs(&runs, &all)?;
+                let slots = self.sums.iter().map(|(slot, _)| *slot);
+                let is_selected = |slot: &u16| runs.binary_search(&(slot >> self.shift)).is_ok();
+                let slots = slots.filter(is_selected).collect();
+                self.select(ALL_GROUPS, slots, Wanted::Enough(news))
+            }
             RepairMessage::More { groups, upto, .. } => {
-                if self.coder.as_ref().is_none_or(|(of, _)| *of != groups) {
-                    self.coder = Some((groups, self.coder_of(groups)));
+                if self.coder.as_ref().is_some_and(|(of, _)| *of == groups) {
+                    self.extend(upto);
+                    return Ok(());
                 }
-                self.extend(upto);
+                let slots = self.sums.iter().map(|(slot, _)| *slot);
+                let slots = slots.filter(|slot| is_among(stage, groups, *slot)).collect();
+                self.select(groups, slots, Wanted::Upto(upto))
             }
             RepairMessage::Fetch { items, last, .. } => {
                 if self.queue.complete || self.queue.items.len() + items.len() > self.held.len() {
@@ -150,94 +200,129 @@ impl Donation {
                 }
                 self.queue.items.extend(items);
                 self.queue.complete = last;
+                Ok(())
             }
             RepairMessage::Grant { bytes, .. } => {
                 self.granted = bytes.min(self.sent + self.limits.window_bytes);
+                Ok(())
             }
-            _ => return Err(Malformed("not a receiver's message")),
+            _ => Err(Malformed("not a receiver's message")),
         }
+    }
+
+    fn select(
+        &mut self,
+        groups: u64,
+        mut slots: Vec<u16>,
+        wanted: Wanted,
+    ) -> Result<(), Malformed> {
+        if self.whole || self.queue.complete || !self.queue.items.is_empty() {
+            return Err(Malformed("repair compares what it has fetched"));
+        }
+        slots.reverse();
+        self.held.clear();
+        self.coder = None;
+        self.selection = Some(Selection { groups, slots, wanted, news: News::default() });
         Ok(())
     }
 
     /// Does a portion of what there is to do. None: the frozen state is lost.
     pub fn work(
         &mut self,
-        stage: &Stage,
+        stage: &mut Stage,
         durable: &[VersionVector],
         budget: &mut usize,
     ) -> Option<Vec<RepairMessage>> {
-        let frozen = stage.frozen(self.partition).filter(|f| !f.is_lost())?;
+        stage.frozen(self.partition).filter(|f| !f.is_lost())?;
         while *budget > 0
             && let Some(slot) = stage.next_occupied(&mut self.slots)
         {
-            let before = self.held.len();
-            self.look(stage, slot);
-            *budget = budget.saturating_sub(1 + self.held.len() - before);
+            *budget = budget.saturating_sub(self.sum_up(stage, slot));
         }
         if !self.slots.is_empty() {
             return Some(Vec::new());
         }
         if !self.offered {
+            let frozen = stage.frozen(self.partition)?;
             let on_disk = durable.get(usize::from(self.partition));
             if !on_disk.is_some_and(|v| v.dominates(frozen.vector())) {
                 return Some(Vec::new());
             }
-            self.offer(frozen);
+            self.offer(stage, frozen);
         }
+        self.look_at_selected(stage, budget);
         if self.may_send() {
             self.send(stage);
         }
         Some(std::mem::take(&mut self.answers))
     }
 
-    fn look(&mut self, stage: &Stage, slot: u16) {
-        let group = group_of(slot, slots_in(stage));
-        let (seed, theirs, sample) = (self.seed, &self.theirs, self.limits.sample);
-        let (held, sums, sampled) = (&mut self.held, &mut self.sums, &mut self.sampled);
-        let strips = self.lasting || stage.ablations().repair_without_residue;
-        let mut name = Vec::new();
-        stage.each_stored(slot, |key, place, value| {
-            name.clear();
-            place.encode(&mut name);
-            let stripped = if strips { lasting_form(key, place, value) } else { None };
-            if strips && stripped.is_none() {
-                return;
-            }
-            let item = item_of(seed, key, &name, stripped.as_deref().unwrap_or(value));
-            if held.len().is_multiple_of(sample) {
-                sampled.0 += 1;
-                sampled.1 += u64::from(is_news(place, value, theirs));
-            }
-            sums[group as usize] = sums[group as usize].wrapping_add(item);
-            held.push(Held { item, group: group as u8, key: key.into(), place: place.clone() });
-        });
-    }
-
-    fn offer(&mut self, frozen: &Frozen) {
-        self.held.sort_unstable_by_key(|held| held.item);
-        self.offered = true;
-        let items = self.held.len() as u64;
-        let news = items * self.sampled.1 / self.sampled.0.max(1);
-        let nothing = self.theirs.iter().next().is_none();
-        self.whole = !self.lasting && (nothing || news * self.limits.whole_share > items);
-        self.answers.push(RepairMessage::Offer {
-            number: self.number,
-            vector: PackedVector::pack(frozen.vector()),
-            sums: std::mem::take(&mut self.sums),
-            items,
-            news,
-            whole: self.whole,
-        });
-        if !self.whole && news > 0 {
-            // Each one that it has not seen stands against an older state of it over there.
-            self.coder = Some((ALL_GROUPS, self.coder_of(ALL_GROUPS)));
-            self.extend(3 * news + self.limits.spare_symbols);
+    /// Adds a slot to the offer. What it cost.
+    fn sum_up(&mut self, stage: &mut Stage, slot: u16) -> usize {
+        if self.whole {
+            let count = self.look.count(stage, slot);
+            self.items += count;
+            return 1 + count as usize;
         }
+        let (sum, cost) = self.look.sum(stage, slot);
+        self.items += sum.items;
+        if sum.items > 0 {
+            self.sums.push((slot, sum.sum));
+        }
+        self.news.look(stage, slot, &self.theirs, self.limits.sample);
+        cost + sum.items as usize / self.limits.sample
     }
 
-    fn coder_of(&self, groups: u64) -> Coder {
-        let of = self.held.iter().filter(|held| groups >> held.group & 1 == 1);
-        Coder::new(of.map(|held| held.item))
+    fn offer(&mut self, stage: &Stage, frozen: &Frozen) {
+        self.offered = true;
+        let (number, items) = (self.number, self.items);
+        let (vector, news) = (PackedVector::pack(frozen.vector()), self.news.of(items));
+        self.whole |= !self.lasting && news * self.limits.whole_share > items;
+        let whole = self.whole;
+        self.answers.push(if self.by_slot {
+            self.shift = shift_for(items, slots_in(stage));
+            let mut sums = Vec::new();
+            put_sums(&mut sums, &run_sums(&self.sums, self.shift));
+            RepairMessage::OfferSlots {
+                number,
+                vector,
+                shift: self.shift,
+                sums,
+                items,
+                news,
+                whole,
+            }
+        } else {
+            let sums = groups_of(stage, &self.sums);
+            RepairMessage::Offer { number, vector, sums, items, news, whole }
+        });
+    }
+
+    fn look_at_selected(&mut self, stage: &Stage, budget: &mut usize) {
+        let Some(selection) = &mut self.selection else { return };
+        while *budget > 0
+            && let Some(slot) = selection.slots.pop()
+        {
+            let before = self.held.len();
+            self.look.collect(stage, slot, &mut self.held);
+            selection.news.look(stage, slot, &self.theirs, 1);
+            *budget = budget.saturating_sub(1 + self.held.len() - before);
+        }
+        if !selection.slots.is_empty() {
+            return;
+        }
+        self.held.sort_unstable_by_key(|held| held.item);
+        let upto = match selection.wanted {
+            Wanted::Upto(upto) => upto,
+            // Each one that one side has not seen stands against an older state of it on the other.
+            Wanted::Enough(news) => news
+                .saturating_add(selection.news.found())
+                .saturating_mul(3)
+                .saturating_add(self.limits.spare_symbols),
+        };
+        self.coder = Some((selection.groups, Coder::new(self.held.iter().map(|held| held.item))));
+        self.selection = None;
+        self.extend(upto);
     }
 
     fn extend(&mut self, upto: u64) {
@@ -253,7 +338,7 @@ impl Donation {
     /// Fills pieces of the stream as far as the receiver has granted.
     fn send(&mut self, stage: &Stage) {
         while self.sent < self.granted && !self.finished {
-            let done = match self.next_held() {
+            let done = match self.next_held(stage) {
                 Some(index) => {
                     self.append(stage, index);
                     false
@@ -267,11 +352,9 @@ impl Donation {
         }
     }
 
-    fn next_held(&mut self) -> Option<usize> {
+    fn next_held(&mut self, stage: &Stage) -> Option<usize> {
         if self.whole {
-            let index = self.queue.next;
-            self.queue.next += 1;
-            return (index < self.held.len()).then_some(index);
+            return self.next_of_all(stage);
         }
         while let Some(item) = self.queue.items.pop_front() {
             if let Ok(index) = self.held.binary_search_by_key(&item, |held| held.item) {
@@ -281,6 +364,18 @@ impl Donation {
         None
     }
 
+    /// Goes through all slots; the names of one are held at a time.
+    fn next_of_all(&mut self, stage: &Stage) -> Option<usize> {
+        while self.queue.next == self.held.len() {
+            self.held.clear();
+            self.queue.next = 0;
+            let slot = stage.next_occupied(&mut self.queue.slots)?;
+            self.look.collect(stage, slot, &mut self.held);
+        }
+        self.queue.next += 1;
+        Some(self.queue.next - 1)
+    }
+
     fn append(&mut self, stage: &Stage, index: usize) {
         let held = &self.held[index];
         let Some(mut value) = stage.stored(&held.key, &held.place) else { return };
@@ -288,7 +383,7 @@ impl Donation {
             value = lasting_form(&held.key, &held.place, &value).unwrap_or_default();
         }
         // A scrub compares what both have seen: there every value counts.
-        if !self.lasting {
+        if !self.lasting && self.theirs.iter().next().is_some() {
             value = without_values(&held.place, value, &self.theirs);
         }
         let mut element = Vec::new();

@@ -9,6 +9,7 @@
 pub(crate) mod choice;
 mod donor;
 mod limits;
+mod look;
 mod receiver;
 mod scrub;
 
@@ -18,7 +19,10 @@ use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_crdt::{ElementKey, Row, Stored, decode_stored, encode_cell};
 use meridian_keyspace::{CHECK_PREFIX, SLOTS, Stage};
-use meridian_replication::repair::{Refusal, RepairMessage};
+use meridian_replication::{
+    SLOT_SUMS_SINCE,
+    repair::{Refusal, RepairMessage, item_of},
+};
 
 use crate::limits::{
     MAX_DONATIONS, MAX_RECEIVING, REPAIR_AGAIN_MS, STAND_IN_EVERY_MS, STAND_IN_PATIENCE_MS,
@@ -100,6 +104,9 @@ pub struct Repairs {
     receiving: BTreeMap<u16, Receipt>,
     donating: BTreeMap<(Origin, u64), Donation>,
     scrubs: Scrubs,
+    /// What keyed the items of the last repair of a partition, on whichever side: what slots sum to
+    /// is remembered for that.
+    seeds: BTreeMap<u16, u64>,
     number: u64,
     said: Vec<Said>,
     counts: RepairCounts,
@@ -325,7 +332,7 @@ impl Repairs {
         repaired
     }
 
-    /// A peer says something about a repair.
+    /// A peer that speaks protocol `version` says something about a repair.
     ///
     /// # Errors
     /// [`Malformed`] when it breaks the rules.
@@ -334,6 +341,7 @@ impl Repairs {
         stage: &mut Stage,
         from: Origin,
         message: RepairMessage,
+        version: u16,
         now_ms: u64,
     ) -> Result<(), Malformed> {
         if message.is_answer() {
@@ -359,13 +367,17 @@ impl Repairs {
                 }
                 stage.freeze(partition);
                 self.counts.served += 1;
-                let asked = Asked { number, partition, seed, theirs, lasting };
+                let by_slot = version >= SLOT_SUMS_SINCE;
+                if !lasting {
+                    self.seeds.insert(partition, seed);
+                }
+                let asked = Asked { number, partition, seed, theirs, lasting, by_slot };
                 let donation = Donation::new(asked, stage, self.limits, now_ms);
                 self.donating.insert(place, donation);
             }
             RepairMessage::Close { .. } => self.end_donation(stage, place),
             message => match self.donating.get_mut(&place) {
-                Some(donation) => donation.asked(message, now_ms)?,
+                Some(donation) => donation.asked(stage, message, now_ms)?,
                 None => {
                     let number = place.1;
                     let refuse = RepairMessage::Refuse { number, reason: Refusal::Unknown };
@@ -424,8 +436,11 @@ impl Repairs {
     fn begin(&mut self, stage: &Stage, partition: u16, donor: Origin, now_ms: u64) {
         self.number += 1;
         self.counts.begun += 1;
+        let number = self.number;
+        let new = || item_of(number, b"repair", &partition.to_le_bytes(), &stage.salt());
+        let seed = *self.seeds.entry(partition).or_insert_with(new);
         let (receipt, open) =
-            Receipt::open(self.number, partition, donor, false, stage, self.limits, now_ms);
+            Receipt::open((number, seed), partition, donor, stage, self.limits, now_ms);
         self.receiving.insert(partition, receipt);
         self.said.push((donor, open));
     }
@@ -434,6 +449,7 @@ impl Repairs {
     fn give_up(&mut self, partition: u16, now_ms: u64) {
         let Some(receipt) = self.receiving.remove(&partition) else { return };
         self.counts.failed += 1;
+        self.seeds.remove(&partition);
         let donor = receipt.donor();
         self.said.push((donor, RepairMessage::Close { number: receipt.number() }));
         let not_before_ms = now_ms + REPAIR_AGAIN_MS;
@@ -453,21 +469,15 @@ fn slots_of(stage: &Stage, partition: u16) -> std::ops::Range<u16> {
     partition * count..(partition + 1) * count
 }
 
+/// Runs of slots of a partition.
+fn runs_of(stage: &Stage, partition: u16, shift: u8) -> std::ops::Range<u16> {
+    let slots = slots_of(stage, partition);
+    slots.start >> shift..slots.end >> shift
+}
+
 /// How many slots a partition has.
 fn slots_in(stage: &Stage) -> u16 {
     SLOTS / stage.partitions()
-}
-
-/// Whether an element holds what a vector does not cover.
-fn is_news(place: &ElementKey, value: &[u8], seen: &VersionVector) -> bool {
-    match decode_stored(place, value) {
-        Ok(Stored::Cell(cell)) => {
-            let row = |r: &Row| r.last > seen.get(r.origin);
-            cell.regs().any(|r| !seen.covers(r.dot)) || cell.rows().iter().any(row)
-        }
-        Ok(Stored::Deadlines(deadlines)) => deadlines.iter().any(|(dot, _)| !seen.covers(*dot)),
-        Err(_) => true,
-    }
 }
 
 /// An element without the values that whoever has seen so much has, or has removed.

@@ -1,29 +1,29 @@
 //! The side that takes over.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_codec::{Malformed, Reader};
-use meridian_crdt::{ElementKey, encode_stored};
-use meridian_keyspace::Stage;
+use meridian_crdt::ElementKey;
+use meridian_keyspace::{Stage, View, slot_of};
 use meridian_replication::{
     Decoder, Symbol,
     limits::MAX_SYMBOLS,
-    repair::{ALL_GROUPS, GROUPS, PackedVector, RepairMessage, group_of, item_of},
+    repair::{
+        ALL_GROUPS, GROUPS, PackedVector, RepairMessage, item_of, put_runs, read_sums, run_sums,
+    },
 };
 use meridian_store::{MAX_FRAME_BYTES, RepairElement, RepairHeader};
 
-use super::{RepairLimits, RepairProgress, is_news, lasting_form, slots_in, slots_of};
+use super::{
+    RepairLimits, RepairProgress,
+    look::{Held, Look, News, groups_of, is_among},
+    runs_of, slots_in, slots_of,
+};
 use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES};
-
-/// One element that is held here.
-#[derive(Debug)]
-struct Own {
-    item: u64,
-    group: u8,
-    key: Box<[u8]>,
-    place: ElementKey,
-}
 
 /// A key and an element of it.
 pub type Name = (Box<[u8]>, ElementKey);
@@ -32,10 +32,19 @@ pub type Name = (Box<[u8]>, ElementKey);
 #[derive(Debug)]
 struct Offer {
     vector: VersionVector,
-    sums: Vec<u64>,
+    sums: Sums,
     items: u64,
     news: u64,
     whole: bool,
+}
+
+/// What the donor's elements sum to.
+#[derive(Debug)]
+enum Sums {
+    /// Of runs of slots of which so many bits do not count.
+    Runs(Vec<(u16, u64)>, u8),
+    /// Of groups of slots, as before protocol 4.
+    Groups(Vec<u64>),
 }
 
 /// What a scrub has found.
@@ -56,8 +65,11 @@ pub struct Comparison<'r> {
 enum Phase {
     /// The donor was asked.
     Asked,
-    /// The own elements are being looked at.
+    /// The own slots are being summed up.
     Looking,
+    /// The elements of those that differ are being looked at: which groups they are, for the donor,
+    /// and which are still to be looked at.
+    Selecting(u64, Vec<u16>),
     /// Symbols are to come.
     Comparing(Box<Decoder>, u64),
     /// It is known what differs; a scrub looks at that before it goes on.
@@ -75,16 +87,21 @@ pub struct Receipt {
     number: u64,
     partition: u16,
     donor: Origin,
-    seed: u64,
+    look: Look,
     /// It only looks whether two regions that have seen the same hold the same.
     scrub: bool,
     phase: Phase,
     offer: Option<Offer>,
     /// Slots that are still to be looked at.
     slots: Range<u16>,
-    /// By item, once all have been looked at.
-    own: Vec<Own>,
-    sums: Vec<u64>,
+    /// What each slot sums to.
+    sums: Vec<(u16, u64)>,
+    /// Runs of slots that differ.
+    differ: Vec<u16>,
+    /// The own elements of those, by item once all have been looked at.
+    own: Vec<Held>,
+    /// What of them the donor has not seen.
+    news: News,
     /// Symbols that came before they could be used.
     early: Vec<(u64, u64, Vec<Symbol>)>,
     /// Elements that are held here and not there, as far as is known, and their items.
@@ -105,17 +122,40 @@ pub struct Receipt {
     granted: u64,
     stream_bytes: u64,
     said: Vec<RepairMessage>,
-    /// Own elements looked at closely, and how many of them the donor had not seen.
-    sampled: (u64, u64),
     failed: bool,
     since_ms: u64,
     heard_ms: u64,
 }
 
 impl Receipt {
-    /// Asks a donor.
+    /// Asks a donor for a repair: its number, and what keys the items.
     pub fn open(
+        (number, seed): (u64, u64),
+        partition: u16,
+        donor: Origin,
+        stage: &Stage,
+        limits: RepairLimits,
+        now_ms: u64,
+    ) -> (Receipt, RepairMessage) {
+        Receipt::ask((number, seed), partition, donor, false, stage, limits, now_ms)
+    }
+
+    /// Asks another region what it holds, to compare.
+    pub fn scrub(
         number: u64,
+        partition: u16,
+        donor: Origin,
+        stage: &Stage,
+        limits: RepairLimits,
+        now_ms: u64,
+    ) -> (Receipt, RepairMessage) {
+        // The items of one scrub are compared with those of the next.
+        let seed = item_of(0, b"repair", &partition.to_le_bytes(), &stage.salt());
+        Receipt::ask((number, seed), partition, donor, true, stage, limits, now_ms)
+    }
+
+    fn ask(
+        (number, seed): (u64, u64),
         partition: u16,
         donor: Origin,
         scrub: bool,
@@ -123,22 +163,22 @@ impl Receipt {
         limits: RepairLimits,
         now_ms: u64,
     ) -> (Receipt, RepairMessage) {
-        // The items of one scrub are compared with those of the next.
-        let of = if scrub { 0 } else { number };
-        let seed = item_of(of, b"repair", &partition.to_le_bytes(), &stage.salt());
+        let strips = scrub || stage.ablations().repair_without_residue;
         let vector = PackedVector::pack(&stage.partition(partition).vector);
         let mut receipt = Receipt {
             limits,
             number,
             partition,
             donor,
-            seed,
+            look: Look { view: View::Now, seed, strips },
             scrub,
             phase: Phase::Asked,
             offer: None,
             slots: slots_of(stage, partition),
+            sums: Vec::new(),
+            differ: Vec::new(),
             own: Vec::new(),
-            sums: vec![0; GROUPS as usize],
+            news: News::default(),
             early: Vec::new(),
             only_here: BTreeMap::new(),
             only_there: Vec::new(),
@@ -152,15 +192,12 @@ impl Receipt {
             granted: 0,
             stream_bytes: 0,
             said: Vec::new(),
-            sampled: (0, 0),
             failed: false,
             since_ms: now_ms,
             heard_ms: now_ms,
         };
         if stage.ablations().repair_looks_early {
-            while let Some(slot) = stage.next_occupied(&mut receipt.slots) {
-                receipt.look(stage, slot);
-            }
+            receipt.look_early(stage);
         }
         (receipt, RepairMessage::Open { number, partition, seed, vector, lasting: scrub })
     }
@@ -202,8 +239,8 @@ impl Receipt {
 
     /// Whether there is something to do now.
     pub fn has_work(&self) -> bool {
-        matches!(self.phase, Phase::Looking | Phase::Compared | Phase::Complete)
-            || !self.said.is_empty()
+        let looks = matches!(self.phase, Phase::Looking | Phase::Selecting(..));
+        looks || matches!(self.phase, Phase::Compared | Phase::Complete) || !self.said.is_empty()
     }
 
     /// It cannot be completed and must begin again.
@@ -225,7 +262,9 @@ impl Receipt {
     pub fn progress(&self) -> RepairProgress {
         let phase = match self.phase {
             Phase::Asked => "asked",
-            Phase::Looking | Phase::Comparing(..) | Phase::Compared => "comparing",
+            Phase::Looking | Phase::Selecting(..) | Phase::Comparing(..) | Phase::Compared => {
+                "comparing"
+            }
             Phase::Fetching => "fetching",
             Phase::Complete => "applying",
         };
@@ -255,8 +294,22 @@ impl Receipt {
             RepairMessage::Offer { vector, sums, items, news, whole, .. }
                 if matches!(self.phase, Phase::Asked) =>
             {
-                let offer = Offer { vector: vector.unpack()?, sums, items, news, whole };
-                self.offered(stage, offer)
+                if sums.len() != GROUPS as usize {
+                    return Err(Malformed("offer of a repair without its sums"));
+                }
+                let (vector, sums) = (vector.unpack()?, Sums::Groups(sums));
+                self.offered(stage, Offer { vector, sums, items, news, whole })
+            }
+            RepairMessage::OfferSlots { vector, shift, sums, items, news, whole, .. }
+                if matches!(self.phase, Phase::Asked) =>
+            {
+                self.bytes += sums.len() as u64;
+                if slots_in(stage).checked_shr(shift.into()).unwrap_or_default() == 0 {
+                    return Err(Malformed("runs that are longer than the partition"));
+                }
+                let all = runs_of(stage, self.partition, shift);
+                let sums = Sums::Runs(read_sums(&sums, &all)?, shift);
+                self.offered(stage, Offer { vector: vector.unpack()?, sums, items, news, whole })
             }
             RepairMessage::Symbols { groups, from, symbols, .. } => {
                 self.bytes += symbols.len() as u64;
@@ -286,9 +339,6 @@ impl Receipt {
     }
 
     fn offered(&mut self, stage: &Stage, offer: Offer) -> Result<(), Malformed> {
-        if offer.sums.len() != GROUPS as usize {
-            return Err(Malformed("offer of a repair without its sums"));
-        }
         let newest = offer.vector.iter().map(|(_, time)| time).max().unwrap_or_default();
         if stage.clock().check(newest).is_err() {
             // An honest donor may have followed a clock that is still out of reach from here: it is
@@ -314,18 +364,36 @@ impl Receipt {
     }
 
     /// Does a portion of what there is to do.
-    pub fn work(&mut self, stage: &Stage, budget: &mut usize) -> Vec<RepairMessage> {
+    pub fn work(&mut self, stage: &mut Stage, budget: &mut usize) -> Vec<RepairMessage> {
         if matches!(self.phase, Phase::Looking) {
             while *budget > 0
                 && let Some(slot) = stage.next_occupied(&mut self.slots)
             {
-                let before = self.own.len();
-                self.look(stage, slot);
-                *budget = budget.saturating_sub(1 + self.own.len() - before);
+                let (sum, cost) = self.look.sum(stage, slot);
+                if sum.items > 0 {
+                    self.sums.push((slot, sum.sum));
+                }
+                *budget = budget.saturating_sub(cost);
             }
             if self.slots.is_empty() {
+                self.summed_up(stage);
+            }
+        }
+        if let Phase::Selecting(groups, slots) = &mut self.phase {
+            while *budget > 0
+                && let Some(slot) = slots.pop()
+            {
+                let before = self.own.len();
+                self.look.collect(stage, slot, &mut self.own);
+                if let Some(offer) = &self.offer {
+                    self.news.look(stage, slot, &offer.vector, 1);
+                }
+                *budget = budget.saturating_sub(1 + self.own.len() - before);
+            }
+            if slots.is_empty() {
+                let groups = *groups;
                 self.looked[1] = stage.partition(self.partition).vector.clone();
-                self.looked();
+                self.looked(groups);
             }
         }
         std::mem::take(&mut self.said)
@@ -359,64 +427,81 @@ impl Receipt {
         self.bodies.iter().enumerate().map(part).collect()
     }
 
-    fn look(&mut self, stage: &Stage, slot: u16) {
-        let group = group_of(slot, slots_in(stage)) as u8;
-        let strips = self.scrub || stage.ablations().repair_without_residue;
-        let mut name = Vec::new();
-        for (key, object) in stage.table(slot).iter() {
-            let mut note = |place: ElementKey| {
-                name.clear();
-                place.encode(&mut name);
-                let Some(mut value) = encode_stored(object, &place) else { return };
-                if strips {
-                    let Some(lasting) = lasting_form(key, &place, &value) else { return };
-                    value = lasting;
-                }
-                let item = item_of(self.seed, key, &name, &value);
-                if self.own.len().is_multiple_of(self.limits.sample)
-                    && let Some(offer) = &self.offer
-                {
-                    self.sampled.0 += 1;
-                    self.sampled.1 += u64::from(is_news(&place, &value, &offer.vector));
-                }
-                let sum = &mut self.sums[usize::from(group)];
-                *sum = sum.wrapping_add(item);
-                self.own.push(Own { item, group, key: key.into(), place });
-            };
-            object.each(|element, _| note(ElementKey::of(element)));
-            if !object.deadlines().is_empty() {
-                note(ElementKey::Deadlines);
+    /// Looks at everything before the donor has frozen it, which is wrong.
+    fn look_early(&mut self, stage: &Stage) {
+        while let Some(slot) = stage.next_occupied(&mut self.slots) {
+            let before = self.own.len();
+            self.look.collect(stage, slot, &mut self.own);
+            let sum = self.own[before..].iter().fold(0u64, |sum, own| sum.wrapping_add(own.item));
+            if self.own.len() > before {
+                self.sums.push((slot, sum));
             }
         }
     }
 
-    /// All own elements have been looked at: which groups differ, and by how much?
-    fn looked(&mut self) {
-        self.own.sort_unstable_by_key(|own| own.item);
+    /// All own slots have been summed up: which differ?
+    fn summed_up(&mut self, stage: &Stage) {
         let Some(offer) = &self.offer else { return };
-        let differ = (0..GROUPS as usize).filter(|g| offer.sums[*g] != self.sums[*g]);
-        let groups = differ.fold(0u64, |groups, g| groups | 1 << g);
+        let own_slots = self.sums.iter().map(|(slot, _)| *slot);
+        let (groups, mut slots): (u64, Vec<u16>) = match &offer.sums {
+            Sums::Runs(theirs, shift) => {
+                self.differ = differing(&run_sums(&self.sums, *shift), theirs);
+                let differs = |slot: &u16| self.differ.binary_search(&(slot >> shift)).is_ok();
+                let groups = if self.differ.is_empty() { 0 } else { ALL_GROUPS };
+                (groups, own_slots.filter(differs).collect())
+            }
+            Sums::Groups(theirs) => {
+                let ours = groups_of(stage, &self.sums);
+                let differ = (0..theirs.len()).filter(|group| ours[*group] != theirs[*group]);
+                let groups = differ.fold(0u64, |groups, group| groups | 1 << group);
+                // Symbols that came with the offer are of everything.
+                let has_early = groups != 0 && self.early.iter().any(|(of, ..)| *of == ALL_GROUPS);
+                let groups = if has_early { ALL_GROUPS } else { groups };
+                (groups, own_slots.filter(|slot| is_among(stage, groups, *slot)).collect())
+            }
+        };
+        self.sums = Vec::new();
         if groups == 0 {
+            self.looked[1] = stage.partition(self.partition).vector.clone();
             self.phase = if self.scrub { Phase::Compared } else { Phase::Complete };
             return;
         }
+        if stage.ablations().repair_looks_early {
+            self.own.retain(|own| slots.binary_search(&slot_of(&own.key)).is_ok());
+            slots.clear();
+        }
+        slots.reverse();
+        self.phase = Phase::Selecting(groups, slots);
+    }
+
+    /// The own elements of what differs have been looked at: now symbols.
+    fn looked(&mut self, groups: u64) {
+        self.own.sort_unstable_by_key(|own| own.item);
+        let Some(offer) = &self.offer else { return };
+        let (number, news) = (self.number, self.news.found());
+        let decoder = Decoder::new(self.own.iter().map(|own| own.item));
+        self.phase = Phase::Comparing(Box::new(decoder), groups);
+        if let Sums::Runs(..) = offer.sums {
+            let mut runs = Vec::new();
+            put_runs(&mut runs, &std::mem::take(&mut self.differ));
+            self.said.push(RepairMessage::Select { number, runs, news });
+            return;
+        }
         // What one side has not seen mostly stands against an older state of it on the other.
-        let own_news = self.own.len() as u64 * self.sampled.1 / self.sampled.0.max(1);
-        self.guess = 3 * (offer.news + own_news) + self.limits.spare_symbols;
+        self.guess = offer
+            .news
+            .saturating_add(news)
+            .saturating_mul(3)
+            .saturating_add(self.limits.spare_symbols);
         let early = std::mem::take(&mut self.early);
-        if let Some((ALL_GROUPS, 0, symbols)) = early.into_iter().next() {
-            self.phase = Phase::Comparing(Box::new(self.decoder(ALL_GROUPS)), ALL_GROUPS);
+        if let Some((ALL_GROUPS, 0, symbols)) = early.into_iter().next()
+            && groups == ALL_GROUPS
+        {
             self.compare(ALL_GROUPS, 0, &symbols);
             return;
         }
-        self.phase = Phase::Comparing(Box::new(self.decoder(groups)), groups);
         let upto = self.guess.min(self.limits.symbols);
-        self.said.push(RepairMessage::More { number: self.number, groups, upto });
-    }
-
-    fn decoder(&self, groups: u64) -> Decoder {
-        let of = self.own.iter().filter(|own| groups >> own.group & 1 == 1);
-        Decoder::new(of.map(|own| own.item))
+        self.said.push(RepairMessage::More { number, groups, upto });
     }
 
     fn compare(&mut self, groups: u64, from: u64, symbols: &[Symbol]) {
@@ -559,6 +644,15 @@ impl Receipt {
         }
         Ok(())
     }
+}
+
+/// Runs that do not sum to the same on both sides, those that only one side has among them.
+fn differing(ours: &[(u16, u64)], theirs: &[(u16, u64)]) -> Vec<u16> {
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
+        (ours.iter().copied().collect(), theirs.iter().copied().collect());
+    let mut runs: Vec<u16> = ours.symmetric_difference(&theirs).map(|(run, _)| *run).collect();
+    runs.dedup();
+    runs
 }
 
 /// The last portion, or a new one if it is full.

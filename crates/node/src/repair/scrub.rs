@@ -100,7 +100,7 @@ impl Repairs {
         }
         self.number += 1;
         let (receipt, open) =
-            Receipt::open(self.number, partition, peer, true, stage, self.limits, now_ms);
+            Receipt::scrub(self.number, partition, peer, stage, self.limits, now_ms);
         self.scrubs.current = Some(receipt);
         self.said.push((peer, open));
     }
@@ -112,7 +112,7 @@ impl Repairs {
     }
 
     /// A portion of the scrub that is under way. Something, if it has found a fault.
-    pub(super) fn work_scrub(&mut self, stage: &Stage, budget: &mut usize) -> Option<Repaired> {
+    pub(super) fn work_scrub(&mut self, stage: &mut Stage, budget: &mut usize) -> Option<Repaired> {
         let receipt = self.scrubs.current.as_mut()?;
         let donor = receipt.donor();
         let said = receipt.work(stage, budget);
