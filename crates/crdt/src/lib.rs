@@ -25,6 +25,6 @@ pub use object::{Effect, Elements, Kind, Object, Visible};
 pub use op::{Action, Context, Cut, Element, Op};
 pub use stored::{
     ElementKey, decode_cell, decode_deadlines, decode_stored, encode_cell, encode_deadlines,
-    encode_name, encode_stored,
+    encode_name, encode_state, encode_stored,
 };
 pub use wire::{MAX_CUTS, OpReader, encode_op};

@@ -36,7 +36,7 @@ pub use dispatch::{Awaits, Environment};
 pub use engine::{Commit, Durability, Engine, EngineConfig};
 pub use export::{Touched, TouchedKey, export_element};
 pub use freeze::Frozen;
-pub use look::View;
+pub use look::{Form, View};
 pub use mirror::{MIRROR_PREFIX, MirrorChange, RESERVED_PREFIX};
 pub use partition::Partition;
 pub use slot::{SLOTS, slot_of};

@@ -13,7 +13,7 @@ use meridian_store::RepairElement;
 
 use super::{
     RepairLimits, lasting_form,
-    look::{Held, Look, News, groups_of, is_among},
+    look::{Counts, Held, Look, News, groups_of, is_among},
     runs_of, slots_in, slots_of, without_values,
 };
 
@@ -107,12 +107,12 @@ impl Donation {
     /// Begins; the partition has just been frozen.
     pub fn new(asked: Asked, stage: &Stage, limits: RepairLimits, now_ms: u64) -> Donation {
         let Asked { number, partition, seed, theirs, lasting, by_slot } = asked;
-        let strips = lasting || stage.ablations().repair_without_residue;
+        let counts = Counts::between(by_slot, lasting, stage);
         Donation {
             limits,
             number,
             partition,
-            look: Look { view: View::Frozen, seed, strips },
+            look: Look { view: View::Frozen, seed, counts },
             lasting,
             by_slot,
             // Whoever has nothing gets everything.

@@ -2,7 +2,7 @@
 
 use meridian_clock::VersionVector;
 use meridian_crdt::ElementKey;
-use meridian_keyspace::{SlotSum, Stage, View};
+use meridian_keyspace::{Form, SlotSum, Stage, View};
 use meridian_replication::repair::{GROUPS, group_of, item_of};
 
 use super::{lasting_form, slots_in};
@@ -14,8 +14,19 @@ pub struct Look {
     pub view: View,
     /// Keys the items.
     pub seed: u64,
-    /// Only what lasts counts.
-    pub strips: bool,
+    /// What counts.
+    pub counts: Counts,
+}
+
+/// What counts of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Its state. A repair takes no value over for one with the same dot, so values do not count.
+    State,
+    /// All of it: so builds before protocol 4 compare.
+    Everything,
+    /// What lasts of it, values among it: a scrub looks for memory that lied.
+    Lasting,
 }
 
 /// One element of one side.
@@ -29,12 +40,23 @@ pub struct Held {
     pub place: ElementKey,
 }
 
+impl Counts {
+    /// Between two that speak of slots, or do not, for a scrub or a repair.
+    pub fn between(by_slot: bool, scrub: bool, stage: &Stage) -> Counts {
+        match by_slot {
+            _ if scrub || stage.ablations().repair_without_residue => Counts::Lasting,
+            true => Counts::State,
+            false => Counts::Everything,
+        }
+    }
+}
+
 impl Look {
     /// What the elements of a slot sum to, and what it cost to know that, in elements looked at.
     ///
-    /// What lasts is for scrubs, which look for memory that lied: nothing is remembered for them.
+    /// Only the sums of states are remembered.
     pub fn sum(&self, stage: &mut Stage, slot: u16) -> (SlotSum, usize) {
-        if self.strips {
+        if self.counts != Counts::State {
             let mut sum = SlotSum::default();
             self.each(stage, slot, |item, _, _| {
                 sum.sum = sum.sum.wrapping_add(item);
@@ -48,7 +70,7 @@ impl Look {
 
     /// How many elements a slot holds.
     pub fn count(&self, stage: &Stage, slot: u16) -> u64 {
-        if !self.strips {
+        if self.counts != Counts::Lasting {
             return stage.count_stored(slot, self.view);
         }
         let mut count = 0;
@@ -66,8 +88,9 @@ impl Look {
     }
 
     fn each(&self, stage: &Stage, slot: u16, mut visit: impl FnMut(u64, &[u8], &[u8])) {
-        stage.each_stored(slot, self.view, |key, name, value| {
-            if !self.strips {
+        let form = if self.counts == Counts::State { Form::State } else { Form::Stored };
+        stage.each_element(slot, self.view, form, |key, name, value| {
+            if self.counts != Counts::Lasting {
                 visit(item_of(self.seed, key, name, value), key, name);
                 return;
             }

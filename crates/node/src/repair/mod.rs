@@ -12,6 +12,8 @@ mod limits;
 mod look;
 mod receiver;
 mod scrub;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

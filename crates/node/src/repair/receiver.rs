@@ -20,7 +20,7 @@ use meridian_store::{MAX_FRAME_BYTES, RepairElement, RepairHeader};
 
 use super::{
     RepairLimits, RepairProgress,
-    look::{Held, Look, News, groups_of, is_among},
+    look::{Counts, Held, Look, News, groups_of, is_among},
     runs_of, slots_in, slots_of,
 };
 use crate::limits::{MAX_REPAIR_BYTES, REPAIR_PART_BYTES};
@@ -163,14 +163,14 @@ impl Receipt {
         limits: RepairLimits,
         now_ms: u64,
     ) -> (Receipt, RepairMessage) {
-        let strips = scrub || stage.ablations().repair_without_residue;
+        let counts = Counts::between(true, scrub, stage);
         let vector = PackedVector::pack(&stage.partition(partition).vector);
         let mut receipt = Receipt {
             limits,
             number,
             partition,
             donor,
-            look: Look { view: View::Now, seed, strips },
+            look: Look { view: View::Now, seed, counts },
             scrub,
             phase: Phase::Asked,
             offer: None,
@@ -347,6 +347,8 @@ impl Receipt {
             return Ok(());
         }
         let (whole, items) = (offer.whole, offer.items);
+        let by_slot = matches!(offer.sums, Sums::Runs(..));
+        self.look.counts = Counts::between(by_slot, self.scrub, stage);
         self.offer = Some(offer);
         self.phase = Phase::Looking;
         self.looked[0] = stage.partition(self.partition).vector.clone();

@@ -130,7 +130,7 @@ fn a_receiver_refuses_an_offer_that_cannot_be() {
 fn a_repair_takes_the_seed_of_the_one_in_the_other_direction_unless_it_was_given_up() {
     let (mut repairs, mut stage) = donor();
     assert_eq!(begin(&mut repairs, &mut stage, 1), 9, "the peer's");
-    let late_ms = 1 + REPAIR_PATIENCE_MS;
+    let late_ms = 1 + crate::limits::REPAIR_PATIENCE_MS;
     repairs.tick(&mut stage, late_ms, |_, _, _| Choice::Nobody);
     assert_eq!(repairs.counts().failed, 1);
     assert_ne!(begin(&mut repairs, &mut stage, late_ms + REPAIR_AGAIN_MS), 9);
