@@ -32,7 +32,7 @@ const BOUNDS: [(&str, u64); 36] = [
     ("no-relay", 40),
     ("vote-unsynced", 800),
     ("repair-unpaused", 600),
-    ("repair-looks-early", 1000),
+    ("repair-looks-early", 1600),
     ("repair-keeps-the-removed", 40),
     ("repair-without-residue", 120),
     ("drop-folds", 300),
