@@ -34,7 +34,7 @@ const BOUNDS: [(&str, u64); 36] = [
     ("repair-unpaused", 600),
     ("repair-looks-early", 1600),
     ("repair-keeps-the-removed", 40),
-    ("repair-without-residue", 120),
+    ("repair-without-residue", 200),
     ("drop-folds", 300),
     ("widen-context", 80),
     ("go-unaware", 50),
