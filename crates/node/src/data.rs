@@ -20,8 +20,8 @@ use crate::{
     clocks::{Alarm, Clocks},
     lag::LagMeter,
     limits::{
-        RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS, UNHEARD_MS_MAX,
-        WATERMARK_EVERY_MS,
+        LAST_WORDS_MS, RESUBSCRIBE_EVERY_MS, ROUTE_EVERY_MS, SWEEP_EVERY_MS, SWEEP_SLOTS,
+        UNHEARD_MS_MAX, WATERMARK_EVERY_MS,
     },
     repair::{RepairLimits, Repairs},
     wire::PeerMessage,
@@ -129,6 +129,10 @@ pub struct DataNode {
     peers: BTreeMap<Origin, Peer>,
     /// The last word of each peer, kept over its sessions.
     acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
+    /// When that was said, by `now_ms`.
+    acknowledged_ms: BTreeMap<Origin, u64>,
+    /// Since when origins are known to be retired, in this life.
+    gone_ms: BTreeMap<Origin, u64>,
     /// How far we are behind each peer, and each behind us; kept over its sessions.
     meters: BTreeMap<Origin, [LagMeter; 2]>,
     origins: BTreeSet<Origin>,
@@ -178,6 +182,8 @@ impl DataNode {
             inbox: Inbox::new(),
             peers: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            acknowledged_ms: BTreeMap::new(),
+            gone_ms: BTreeMap::new(),
             meters: BTreeMap::new(),
             origins,
             versions: Versions::default(),
@@ -495,13 +501,20 @@ impl DataNode {
 
     /// An origin that is not configured any more writes nothing new: its region goes on under
     /// another ordinal (rule R5). Once every region has said in this life that it has no more of
-    /// it than this one, nothing of it can arrive.
+    /// it than this one, nothing of it can arrive. What was said shortly after the end does not count:
+    /// something of that origin may have been on its way to who said it.
     fn retire_origins(&mut self) {
         let me = self.engine.stage().me();
         let is_retired =
             |o: &&Origin| **o != me && o.0 < self.handed_out && !self.config.peers.contains(o);
         let retired: Vec<Origin> = self.origins.iter().filter(is_retired).copied().collect();
+        let now_ms = self.now_ms;
         for origin in retired {
+            let since_ms = *self.gone_ms.entry(origin).or_insert(now_ms) + LAST_WORDS_MS;
+            let is_late = |peer| self.acknowledged_ms.get(peer).is_some_and(|at| *at >= since_ms);
+            if now_ms < since_ms || !self.config.peers.iter().all(is_late) {
+                continue;
+            }
             for number in 0..self.engine.stage().partitions() {
                 let have = self.engine.stage().partition(number).vector.get(origin);
                 let is_complete = self.config.peers.iter().all(|peer| {

@@ -3,6 +3,10 @@
 /// Watermarks (acknowledgements and promises) are sent this often, in milliseconds.
 pub const WATERMARK_EVERY_MS: u64 = 100;
 
+/// For so long after a region has gone its last frames may still be on their way to others, in
+/// milliseconds: longer than a session lives without a sign of life.
+pub const LAST_WORDS_MS: u64 = 4_000;
+
 /// One in so many watermarks of a session is whole; the others tell what has moved.
 pub const WATERMARK_WHOLE_EVERY: u64 = 50;
 

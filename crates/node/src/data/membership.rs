@@ -22,6 +22,7 @@ impl DataNode {
             // Its session is ended by the transport; its word counts no more.
             self.peers.remove(&peer);
             self.acknowledged.remove(&peer);
+            self.acknowledged_ms.remove(&peer);
         }
         self.origins.extend(&peers);
         self.config.peers = peers;

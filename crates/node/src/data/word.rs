@@ -76,6 +76,7 @@ impl DataNode {
             peer.vectors.clone_from(&vectors);
         }
         self.acknowledged.insert(from, vectors);
+        self.acknowledged_ms.insert(from, self.now_ms);
         Ok(())
     }
 
