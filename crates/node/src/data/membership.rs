@@ -78,7 +78,7 @@ mod tests {
     use meridian_store::LogPosition;
 
     use super::*;
-    use crate::{DataConfig, data::Peer};
+    use crate::{DataConfig, data::Peer, limits::LAST_WORDS_MS};
 
     const ME: Origin = Origin(0);
     const PEER: Origin = Origin(1);
@@ -125,5 +125,27 @@ mod tests {
         }
         node.acknowledged.insert(PEER, vec![theirs]);
         assert!(node.is_held_by_all());
+    }
+
+    #[test]
+    fn an_origin_is_retired_on_words_that_were_said_after_its_last_ones_could_have_come() {
+        let mut node = node();
+        node.set_members(vec![PEER], 4);
+        node.origins.insert(DEAD);
+        let says = |node: &mut DataNode| {
+            node.acknowledged.insert(PEER, vec![VersionVector::new()]);
+            node.acknowledged_ms.insert(PEER, node.now_ms);
+        };
+        let is_retired = |node: &mut DataNode| {
+            node.retire_origins();
+            node.engine.stage().partition(0).is_complete(DEAD, Time(5))
+        };
+        says(&mut node);
+        for ms in [0, 100, 2 * LAST_WORDS_MS] {
+            node.now_ms = ms;
+            assert!(!is_retired(&mut node), "{ms} ms: said before");
+        }
+        says(&mut node);
+        assert!(is_retired(&mut node));
     }
 }
