@@ -94,12 +94,14 @@ impl DiskCheck {
     /// # Errors
     /// When the disk cannot be read for another reason than rot.
     pub fn run(self) -> Result<()> {
-        while self.rate > 0 {
+        if self.rate == 0 {
+            return Ok(());
+        }
+        loop {
             // First the rest: a start has enough to read.
             std::thread::sleep(self.every);
             self.walk()?;
         }
-        Ok(())
     }
 
     fn walk(&self) -> Result<()> {
