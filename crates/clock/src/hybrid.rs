@@ -13,6 +13,10 @@ use uhlc::NTP64;
 
 use crate::{Time, limits::MAX_AHEAD_MS};
 
+/// The last second that a stamp can hold, in 2106, in microseconds since 1970. A clock that shows more
+/// is wrong; what it shows must not end the process.
+const LAST_US: u64 = u32::MAX as u64 * 1_000_000;
+
 /// Why a remote stamp was not accepted.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ClockError {
@@ -53,7 +57,7 @@ impl HybridClock {
     /// hybrid time stands still: what has been shown as expired stays so, and what was promised
     /// about [`HybridClock::now`] holds.
     pub fn set_physical_us(&mut self, us: u64) {
-        let physical = Time(NTP64::from(Duration::from_micros(us)).as_u64());
+        let physical = Time(NTP64::from(Duration::from_micros(us.min(LAST_US))).as_u64());
         if physical < self.physical {
             self.last = self.now();
         }
@@ -113,6 +117,15 @@ mod tests {
                 last = next;
             }
         }
+    }
+
+    #[test]
+    fn a_clock_beyond_all_stamps_is_the_last_second() {
+        let mut clock = HybridClock::new(Time::ZERO);
+        clock.set_physical_us(u64::MAX);
+        assert_eq!(clock.physical().as_us(), LAST_US);
+        let shown = clock.now();
+        assert!(clock.tick() > shown);
     }
 
     #[test]
