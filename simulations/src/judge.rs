@@ -27,6 +27,9 @@ const PATIENCE_US: u64 = 60 * SECOND;
 /// times waits for a minute before it is taken for up.
 const MEMBERS_PATIENCE_US: u64 = 240 * SECOND;
 
+/// A repair may take so long with its way to and fro, in microseconds.
+const REPAIR_US: u64 = 2 * SECOND;
+
 /// What the control planes have agreed on.
 #[derive(Debug, Default)]
 pub(crate) struct Agreement {
@@ -265,13 +268,16 @@ impl World {
     }
 
     /// How long the world may take to settle, in microseconds. Clocks that heal are all set at once,
-    /// and so contradict what was read of them before, for as long as a reading counts.
+    /// and so contradict what was read of them before, for as long as a reading counts. And where many
+    /// regions lack what one alone has, and its log does not lead on, it repairs one after the other.
     pub(crate) fn patience_us(&self) -> u64 {
         let patience_us = match self.plan.changes_members() {
             true => MEMBERS_PATIENCE_US,
             false => PATIENCE_US,
         };
-        patience_us + if self.fences() { READING_LIFE_US + CALM_US } else { 0 }
+        let readings_us = if self.fences() { READING_LIFE_US + CALM_US } else { 0 };
+        let others = self.places.len().saturating_sub(1) as u64;
+        patience_us + readings_us + others * REPAIR_US
     }
 
     /// What has not settled yet.

@@ -23,6 +23,8 @@ pub struct Join<'v> {
     pub ours: &'v VersionVector,
     /// What the other state has seen.
     pub theirs: &'v VersionVector,
+    /// Both have seen the same and yet differ: what either holds is kept, and the vectors say nothing.
+    pub is_union: bool,
 }
 
 /// The other side of one element, as it is stored there.
@@ -101,8 +103,9 @@ fn join_rows(rows: &mut Vec<Row>, theirs: &[Row], join: &Join<'_>) {
     for other in theirs {
         let mine = rows.iter_mut().find(|r| r.origin == other.origin);
         match mine {
-            // This region's own row: it is gone because this region has reset it.
-            None if other.origin == join.me => {}
+            // This region's own row: it is gone because this region has reset it. Otherwise it is one
+            // that it has lost, with all that it wrote since, and regains.
+            None if other.origin == join.me && join.is_union => {}
             Some(mine) if mine.birth == other.birth => {
                 let was_left_out = mine.last < other.last;
                 mine.raise(other);
@@ -193,7 +196,8 @@ mod tests {
     fn joined(mine: Cell, ours: &[(u16, u64)], other: &Cell, theirs: &[(u16, u64)]) -> Cell {
         let (ours, theirs) = (vector(ours), vector(theirs));
         let mut cell = mine;
-        cell.join(other, &Join { me: Origin(0), ours: &ours, theirs: &theirs });
+        let join = Join { me: Origin(0), ours: &ours, theirs: &theirs, is_union: false };
+        cell.join(other, &join);
         cell
     }
 
@@ -260,6 +264,19 @@ mod tests {
     fn an_own_row_that_was_reset_here_does_not_come_back() {
         let other = Cell::from_parts(vec![], vec![row(0, 1, 3, 4)]);
         assert!(joined(Cell::default(), &[(0, 9)], &other, &[(0, 3)]).is_empty());
+    }
+
+    #[test]
+    fn an_own_row_that_was_lost_comes_back() {
+        let other = Cell::from_parts(vec![], vec![row(0, 5, 7, 4)]);
+        let regained = joined(Cell::default(), &[(0, 3)], &other, &[(0, 7)]);
+        assert_eq!(regained.rows_total(Time::ZERO), Amount::from_int(4));
+        // Where both have seen all of it and differ all the same, the vectors do not say who is right.
+        let nothing = VersionVector::new();
+        let mut cell = Cell::default();
+        let join = Join { me: Origin(0), ours: &nothing, theirs: &nothing, is_union: true };
+        cell.join(&other, &join);
+        assert!(cell.is_empty(), "reset here");
     }
 
     #[test]

@@ -67,9 +67,9 @@ impl Stage {
         after.join(&header.seen);
         let nothing = VersionVector::new();
         let join = if header.union {
-            Join { me, ours: &nothing, theirs: &nothing }
+            Join { me, ours: &nothing, theirs: &nothing, is_union: true }
         } else {
-            Join { me, ours: &ours, theirs: &header.seen }
+            Join { me, ours: &ours, theirs: &header.seen, is_union: false }
         };
         for element in part.elements() {
             let element = element?;

@@ -410,8 +410,11 @@ impl DataNode {
         }
         if self.config.scrub_every_ms > 0 && now_ms >= self.scrub_due_ms {
             self.scrub_due_ms = now_ms + self.config.scrub_every_ms;
-            let can = |p: &Peer| p.version >= Some(REPAIR_SINCE);
-            let able = self.peers.iter().filter(|(_, p)| can(p)).map(|(o, _)| *o);
+            let forked = self.inbox.quarantined();
+            let can = |(peer, state): &(&Origin, &Peer)| {
+                state.version >= Some(REPAIR_SINCE) && !forked.contains(peer)
+            };
+            let able = self.peers.iter().filter(can).map(|(o, _)| *o);
             let peers: Vec<Origin> = able.collect();
             self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }

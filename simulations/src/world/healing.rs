@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use meridian_clock::Dot;
+use meridian_failover::MemberStatus;
 
 use super::{Event, VERDICT_EVERY_US, World};
 use crate::{
@@ -168,8 +169,10 @@ impl World {
         for place in std::mem::take(&mut probe.silent) {
             let wrote = self.write_probe(place);
             let process = self.places[place].process.as_ref();
-            // Clocks of those who stay away count for a minute: so long a fence may last.
-            let refuses = process.is_some_and(|p| p.node.clocks().refuses_writes());
+            // Clocks of those who stay away count for a minute: so long a fence may last. And who was
+            // told to leave takes no more writes, but cannot go before it has handed over to all.
+            let refuses = process.is_some_and(|p| p.node.clocks().refuses_writes())
+                || self.status_of(place, place) == Some(MemberStatus::Leaving);
             if wrote.is_empty() && !refuses {
                 probe.silent.push(place);
             }

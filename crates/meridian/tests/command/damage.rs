@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Up, ask, fails, redis, run, succeeds, topology, until};
+use crate::support::{Up, ask, fails, redis, run, succeeds, topology, until, until_ended};
 
 /// Flips a bit where it is, under the feet of whoever has the file open.
 fn flip(path: &Path, offset: u64) {
@@ -76,6 +76,7 @@ fn a_node_that_runs_finds_rot_names_it_and_writes_its_checkpoint_anew() {
     assert!(health.contains(&name), "{health}");
     redis(one, "SET after yes").unwrap();
     drop(up);
+    until_ended(directory.path());
     // Nothing of what was rotten is needed.
     let _up = Up::start(directory.path(), &topology);
     assert_eq!(redis(one, "GET after").as_deref(), Some("$3\r\nyes"));

@@ -112,7 +112,16 @@ pub fn topology(directory: &Path) -> Topology {
     Topology { file, redis, admin }
 }
 
-/// A running `meridian up`; killed when dropped, and its nodes end with it.
+/// Waits until none of the nodes runs whose data is below a directory: they end a moment after the
+/// `up` that started them, and hold their ports and directories until then.
+pub fn until_ended(directory: &Path) {
+    for name in ["one", "two", "three"] {
+        let data = directory.join("data").join(name).join("data");
+        until("the nodes to end", || meridian_disk::DataDir::lock(&data).ok().map(drop));
+    }
+}
+
+/// A running `meridian up`; killed when dropped, and its nodes end with it: see [`until_ended`].
 pub struct Up {
     /// The process.
     pub process: Child,

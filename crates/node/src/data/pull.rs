@@ -110,13 +110,14 @@ impl DataNode {
     /// A portion of the repairs, and what they bring.
     pub(super) fn repair(&mut self) {
         let (peers, ways, now_ms) = (&self.peers, &self.round_trips, self.now_ms);
+        let forked = self.inbox.quarantined();
         let stage = self.engine.stage_mut();
         if self.repairs.outstanding() > 0 {
             let mine = stage.vectors();
             self.repairs.tick(stage, now_ms, |peer, number, is_patient| {
                 let mine = mine.get(usize::from(number));
                 mine.map_or(Choice::Nobody, |mine| {
-                    choose_donor(peers, ways, (number, mine), peer, is_patient)
+                    choose_donor((peers, forked), ways, (number, mine), peer, is_patient)
                 })
             });
         } else {
@@ -162,18 +163,21 @@ impl DataNode {
     }
 }
 
-/// Who gives a partition that is wanted from `asked`.
+/// Who gives a partition that is wanted from `asked`. Nobody whose history has forked: what it holds is
+/// not what the others count as its history.
 fn choose_donor(
-    peers: &BTreeMap<Origin, Peer>,
+    (peers, forked): (&BTreeMap<Origin, Peer>, &BTreeSet<Origin>),
     ways: &BTreeMap<Origin, u64>,
     (number, mine): (u16, &VersionVector),
     asked: Origin,
     is_patient: bool,
 ) -> Choice {
-    let can = |state: &&Peer| state.version >= Some(REPAIR_SINCE);
-    let Some(state) = peers.get(&asked).filter(can) else { return Choice::Nobody };
+    let can = |(peer, state): &(&Origin, &Peer)| {
+        state.version >= Some(REPAIR_SINCE) && !forked.contains(peer)
+    };
+    let Some((_, state)) = peers.get_key_value(&asked).filter(can) else { return Choice::Nobody };
     let place = usize::from(number);
-    let others = peers.iter().filter(|(_, state)| can(state));
+    let others = peers.iter().filter(can);
     let all: Vec<_> = others.map(|(peer, state)| candidate(ways, *peer, state, place)).collect();
     // Who does not say what it has may be nearer.
     if is_patient && !ways.is_empty() && all.iter().any(Option::is_none) {
