@@ -175,6 +175,10 @@ impl DataNode {
     pub fn new(engine: Engine, config: DataConfig) -> DataNode {
         let mut origins: BTreeSet<Origin> = config.peers.iter().copied().collect();
         origins.insert(engine.stage().me());
+        // Also those of regions that are gone: perhaps nobody is left to name them.
+        for vector in engine.stage().vectors() {
+            origins.extend(vector.iter().map(|(origin, _)| origin));
+        }
         DataNode {
             engine,
             clocks: Clocks::default(),

@@ -148,4 +148,19 @@ mod tests {
         says(&mut node);
         assert!(is_retired(&mut node));
     }
+
+    #[test]
+    fn the_last_one_retires_who_is_gone_also_after_a_restart() {
+        let mut node = node();
+        node.engine.stage_mut().partition_mut(0).vector.set(DEAD, Time(5));
+        let DataNode { engine, mut config, .. } = node;
+        config.peers.clear();
+        let mut again = DataNode::new(engine, config);
+        again.handed_out = 4;
+        for ms in [0, 2 * LAST_WORDS_MS] {
+            again.now_ms = ms;
+            again.retire_origins();
+        }
+        assert!(again.engine.stage().partition(0).is_complete(DEAD, Time(9)));
+    }
 }
