@@ -188,6 +188,11 @@ impl World {
         let members = probe.members.clone();
         self.probe = Some(probe);
         if self.now_us > self.healed_us + self.patience_us() {
+            // A change that was in somebody's log already has moved votes to those who stay away.
+            if self.members_unsettled().is_some() {
+                self.add(VERDICT_EVERY_US, Event::Verdict);
+                return self.heal_rest();
+            }
             return Err(format!("regions {members:?} do not go on without the others: {why}"));
         }
         self.add(VERDICT_EVERY_US, Event::Verdict);
