@@ -32,7 +32,7 @@ use crate::limits::{
 use choice::Choice;
 use donor::{Asked, Donation};
 pub use limits::RepairLimits;
-use receiver::{Name, Receipt};
+use receiver::{Name, Receipt, Request};
 use scrub::Scrubs;
 
 /// What is said to whom. The shell picks the lane.
@@ -441,8 +441,8 @@ impl Repairs {
         let number = self.number;
         let new = || item_of(number, b"repair", &partition.to_le_bytes(), &stage.salt());
         let seed = *self.seeds.entry(partition).or_insert_with(new);
-        let (receipt, open) =
-            Receipt::open((number, seed), partition, donor, stage, self.limits, now_ms);
+        let request = Request { number, seed, partition, donor, scrub: false };
+        let (receipt, open) = Receipt::ask(request, stage, self.limits, now_ms);
         self.receiving.insert(partition, receipt);
         self.said.push((donor, open));
     }

@@ -14,9 +14,12 @@ use std::collections::BTreeMap;
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_keyspace::Stage;
-use meridian_replication::repair::RepairMessage;
+use meridian_replication::repair::{RepairMessage, item_of};
 
-use super::{Name, Receipt, Repaired, Repairs, receiver::Comparison};
+use super::{
+    Name, Receipt, Repaired, Repairs,
+    receiver::{Comparison, Request},
+};
 use crate::limits::MAX_SCRUB_DIFFERENCES;
 
 /// In so many looks in a row a difference must be there.
@@ -99,8 +102,10 @@ impl Repairs {
             return;
         }
         self.number += 1;
-        let (receipt, open) =
-            Receipt::scrub(self.number, partition, peer, stage, self.limits, now_ms);
+        // The items of one scrub are compared with those of the next.
+        let seed = item_of(0, b"repair", &partition.to_le_bytes(), &stage.salt());
+        let request = Request { number: self.number, seed, partition, donor: peer, scrub: true };
+        let (receipt, open) = Receipt::ask(request, stage, self.limits, now_ms);
         self.scrubs.current = Some(receipt);
         self.said.push((peer, open));
     }
