@@ -120,6 +120,21 @@ struct Peer {
     heard_ms: u64,
 }
 
+/// What a peer has acknowledged, and when it said so, by `now_ms`.
+#[derive(Clone, Debug)]
+struct LastWord {
+    vectors: Vec<VersionVector>,
+    at_ms: u64,
+}
+
+impl Peer {
+    /// Whether it can give a repair or be compared with: not if its history has forked, for what it
+    /// holds is not what the others count as its history.
+    fn can_give(&self, origin: Origin, forked: &BTreeSet<Origin>) -> bool {
+        self.version >= Some(REPAIR_SINCE) && !forked.contains(&origin)
+    }
+}
+
 /// The data of a region and what it knows of its peers.
 #[derive(Debug)]
 pub struct DataNode {
@@ -128,9 +143,7 @@ pub struct DataNode {
     inbox: Inbox,
     peers: BTreeMap<Origin, Peer>,
     /// The last word of each peer, kept over its sessions.
-    acknowledged: BTreeMap<Origin, Vec<VersionVector>>,
-    /// When that was said, by `now_ms`.
-    acknowledged_ms: BTreeMap<Origin, u64>,
+    acknowledged: BTreeMap<Origin, LastWord>,
     /// Since when origins are known to be retired, in this life.
     gone_ms: BTreeMap<Origin, u64>,
     /// How far we are behind each peer, and each behind us; kept over its sessions.
@@ -186,7 +199,6 @@ impl DataNode {
             inbox: Inbox::new(),
             peers: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
-            acknowledged_ms: BTreeMap::new(),
             gone_ms: BTreeMap::new(),
             meters: BTreeMap::new(),
             origins,
@@ -415,10 +427,7 @@ impl DataNode {
         if self.config.scrub_every_ms > 0 && now_ms >= self.scrub_due_ms {
             self.scrub_due_ms = now_ms + self.config.scrub_every_ms;
             let forked = self.inbox.quarantined();
-            let can = |(peer, state): &(&Origin, &Peer)| {
-                state.version >= Some(REPAIR_SINCE) && !forked.contains(peer)
-            };
-            let able = self.peers.iter().filter(can).map(|(o, _)| *o);
+            let able = self.peers.iter().filter(|(o, p)| p.can_give(**o, forked)).map(|(o, _)| *o);
             let peers: Vec<Origin> = able.collect();
             self.repairs.scrub(self.engine.stage(), &peers, now_ms);
         }
@@ -497,7 +506,7 @@ impl DataNode {
     /// What each peer has acknowledged, by its last word in any session.
     #[must_use]
     pub fn acknowledged(&self, peer: Origin) -> Option<&[VersionVector]> {
-        self.acknowledged.get(&peer).map(Vec::as_slice)
+        self.acknowledged.get(&peer).map(|word| word.vectors.as_slice())
     }
 
     /// Whom this region asks for whose frames.
@@ -518,14 +527,14 @@ impl DataNode {
         let now_ms = self.now_ms;
         for origin in retired {
             let since_ms = *self.gone_ms.entry(origin).or_insert(now_ms) + LAST_WORDS_MS;
-            let is_late = |peer| self.acknowledged_ms.get(peer).is_some_and(|at| *at >= since_ms);
+            let is_late = |peer| self.acknowledged.get(peer).is_some_and(|w| w.at_ms >= since_ms);
             if now_ms < since_ms || !self.config.peers.iter().all(is_late) {
                 continue;
             }
             for number in 0..self.engine.stage().partitions() {
                 let have = self.engine.stage().partition(number).vector.get(origin);
                 let is_complete = self.config.peers.iter().all(|peer| {
-                    let said = self.acknowledged.get(peer).and_then(|v| v.get(usize::from(number)));
+                    let said = self.acknowledged(*peer).and_then(|v| v.get(usize::from(number)));
                     said.is_some_and(|vector| vector.get(origin) <= have)
                 });
                 if is_complete {

@@ -22,7 +22,6 @@ impl DataNode {
             // Its session is ended by the transport; its word counts no more.
             self.peers.remove(&peer);
             self.acknowledged.remove(&peer);
-            self.acknowledged_ms.remove(&peer);
         }
         self.origins.extend(&peers);
         self.config.peers = peers;
@@ -78,7 +77,11 @@ mod tests {
     use meridian_store::LogPosition;
 
     use super::*;
-    use crate::{DataConfig, data::Peer, limits::LAST_WORDS_MS};
+    use crate::{
+        DataConfig,
+        data::{LastWord, Peer},
+        limits::LAST_WORDS_MS,
+    };
 
     const ME: Origin = Origin(0);
     const PEER: Origin = Origin(1);
@@ -101,6 +104,12 @@ mod tests {
         DataNode::new(engine, DataConfig { cluster, peers, ablations, scrub_every_ms: 0 })
     }
 
+    /// A peer acknowledges that now.
+    fn say(node: &mut DataNode, peer: Origin, vector: VersionVector) {
+        let word = LastWord { vectors: vec![vector], at_ms: node.now_ms };
+        node.acknowledged.insert(peer, word);
+    }
+
     #[test]
     fn who_leaves_hands_over_what_only_it_has_of_the_dead_and_of_who_is_away() {
         let mut node = node();
@@ -114,16 +123,16 @@ mod tests {
         let mut away = VersionVector::new();
         away.set(ME, Time(7));
         away.set(DEAD, Time(5));
-        node.acknowledged.insert(AWAY, vec![away]);
+        say(&mut node, AWAY, away);
         let heard = Peer { version: Some(1), ..Peer::default() };
         node.peers.insert(PEER, heard);
         let mut theirs = VersionVector::new();
         for (origin, time) in [(ME, 7), (DEAD, 5), (AWAY, 3)] {
-            node.acknowledged.insert(PEER, vec![theirs.clone()]);
+            say(&mut node, PEER, theirs.clone());
             assert!(!node.is_held_by_all(), "nobody else has what {origin:?} wrote");
             theirs.set(origin, Time(time));
         }
-        node.acknowledged.insert(PEER, vec![theirs]);
+        say(&mut node, PEER, theirs);
         assert!(node.is_held_by_all());
     }
 
@@ -132,20 +141,16 @@ mod tests {
         let mut node = node();
         node.set_members(vec![PEER], 4);
         node.origins.insert(DEAD);
-        let says = |node: &mut DataNode| {
-            node.acknowledged.insert(PEER, vec![VersionVector::new()]);
-            node.acknowledged_ms.insert(PEER, node.now_ms);
-        };
         let is_retired = |node: &mut DataNode| {
             node.retire_origins();
             node.engine.stage().partition(0).is_complete(DEAD, Time(5))
         };
-        says(&mut node);
+        say(&mut node, PEER, VersionVector::new());
         for ms in [0, 100, 2 * LAST_WORDS_MS] {
             node.now_ms = ms;
             assert!(!is_retired(&mut node), "{ms} ms: said before");
         }
-        says(&mut node);
+        say(&mut node, PEER, VersionVector::new());
         assert!(is_retired(&mut node));
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_clock::{Origin, VersionVector};
 use meridian_crdt::ElementKey;
-use meridian_replication::{PeerView, REPAIR_SINCE, Subscribe, Vectors};
+use meridian_replication::{PeerView, Subscribe, Vectors};
 
 use super::{DataEffect, DataNode, Peer};
 use crate::{
@@ -163,8 +163,7 @@ impl DataNode {
     }
 }
 
-/// Who gives a partition that is wanted from `asked`. Nobody whose history has forked: what it holds is
-/// not what the others count as its history.
+/// Who gives a partition that is wanted from `asked`.
 fn choose_donor(
     (peers, forked): (&BTreeMap<Origin, Peer>, &BTreeSet<Origin>),
     ways: &BTreeMap<Origin, u64>,
@@ -172,12 +171,11 @@ fn choose_donor(
     asked: Origin,
     is_patient: bool,
 ) -> Choice {
-    let can = |(peer, state): &(&Origin, &Peer)| {
-        state.version >= Some(REPAIR_SINCE) && !forked.contains(peer)
+    let Some(state) = peers.get(&asked).filter(|p| p.can_give(asked, forked)) else {
+        return Choice::Nobody;
     };
-    let Some((_, state)) = peers.get_key_value(&asked).filter(can) else { return Choice::Nobody };
     let place = usize::from(number);
-    let others = peers.iter().filter(can);
+    let others = peers.iter().filter(|(peer, state)| state.can_give(**peer, forked));
     let all: Vec<_> = others.map(|(peer, state)| candidate(ways, *peer, state, place)).collect();
     // Who does not say what it has may be nearer.
     if is_patient && !ways.is_empty() && all.iter().any(Option::is_none) {

@@ -4,7 +4,7 @@ use meridian_clock::{Origin, VersionVector};
 use meridian_codec::Malformed;
 use meridian_replication::{Hello, Vectors, Watermark};
 
-use super::{DataEffect, DataNode, PeerLag};
+use super::{DataEffect, DataNode, LastWord, PeerLag};
 use crate::{clocks, wire::PeerMessage};
 
 impl DataNode {
@@ -75,8 +75,7 @@ impl DataNode {
             peer.target = peer.target.take().filter(|t| !reached(t));
             peer.vectors.clone_from(&vectors);
         }
-        self.acknowledged.insert(from, vectors);
-        self.acknowledged_ms.insert(from, self.now_ms);
+        self.acknowledged.insert(from, LastWord { vectors, at_ms: self.now_ms });
         Ok(())
     }
 
@@ -85,7 +84,7 @@ impl DataNode {
         let mut vectors = self.engine.durable_vectors().to_vec();
         if self.config.ablations.acknowledge_hearsay {
             for theirs in self.acknowledged.values() {
-                vectors.iter_mut().zip(theirs).for_each(|(mine, heard)| mine.join(heard));
+                vectors.iter_mut().zip(&theirs.vectors).for_each(|(mine, heard)| mine.join(heard));
             }
         }
         vectors
