@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use meridian_clock::Dot;
-use meridian_failover::MemberStatus;
 
 use super::{Event, VERDICT_EVERY_US, World};
 use crate::{
@@ -166,13 +165,17 @@ impl World {
     /// The part that has healed shows that it goes on: what is written in one member reaches all.
     pub(crate) fn part_verdict(&mut self) -> Result<(), String> {
         let Some(mut probe) = self.probe.take() else { return Ok(()) };
+        if self.members_unsettled().is_some() {
+            // A change that was in somebody's log already: who leaves takes no writes and cannot go
+            // before the rest is there, and votes may have moved to those who stay away.
+            self.add(VERDICT_EVERY_US, Event::Verdict);
+            return self.heal_rest();
+        }
         for place in std::mem::take(&mut probe.silent) {
             let wrote = self.write_probe(place);
             let process = self.places[place].process.as_ref();
-            // Clocks of those who stay away count for a minute: so long a fence may last. And who was
-            // told to leave takes no more writes, but cannot go before it has handed over to all.
-            let refuses = process.is_some_and(|p| p.node.clocks().refuses_writes())
-                || self.status_of(place, place) == Some(MemberStatus::Leaving);
+            // Clocks of those who stay away count for a minute: so long a fence may last.
+            let refuses = process.is_some_and(|p| p.node.clocks().refuses_writes());
             if wrote.is_empty() && !refuses {
                 probe.silent.push(place);
             }
@@ -188,11 +191,6 @@ impl World {
         let members = probe.members.clone();
         self.probe = Some(probe);
         if self.now_us > self.healed_us + self.patience_us() {
-            // A change that was in somebody's log already has moved votes to those who stay away.
-            if self.members_unsettled().is_some() {
-                self.add(VERDICT_EVERY_US, Event::Verdict);
-                return self.heal_rest();
-            }
             return Err(format!("regions {members:?} do not go on without the others: {why}"));
         }
         self.add(VERDICT_EVERY_US, Event::Verdict);

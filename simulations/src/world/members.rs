@@ -116,7 +116,7 @@ impl World {
     }
 
     /// What a region takes another one for.
-    pub(super) fn status_of(&self, place: usize, other: usize) -> Option<MemberStatus> {
+    fn status_of(&self, place: usize, other: usize) -> Option<MemberStatus> {
         self.places[place].belonging.followed.status(self.places[other].belonging.id)
     }
 
