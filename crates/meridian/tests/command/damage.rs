@@ -102,11 +102,7 @@ fn a_node_that_cannot_start_says_why_and_what_helps() {
         let (file, base) = (topology.file.to_str().unwrap(), directory.path().join("data"));
         run(&["node", "--config", file, "--region", "one", "--data-dir", base.to_str().unwrap()])
     };
-    // Nodes end a moment after `up` does.
-    until("the directory to be free", || {
-        run(&["disk", "read", place]).status.success().then_some(())?;
-        meridian_disk::DataDir::lock(&data).ok().map(drop)
-    });
+    until_ended(directory.path());
     flip(&segment, 60);
     for _ in 0..2 {
         let output = node();
@@ -137,7 +133,7 @@ fn votes_that_have_rotted_stop_the_start() {
     drop(Up::start(directory.path(), &topology));
     let base = directory.path().join("data");
     let data = base.join("two/data");
-    until("the directory to be free", || meridian_disk::DataDir::lock(&data).ok().map(drop));
+    until_ended(directory.path());
     flip(&data.join("control.log"), 30);
     let (file, base) = (topology.file.to_str().unwrap(), base.to_str().unwrap());
     let said = fails(3, &["node", "--config", file, "--region", "two", "--data-dir", base]);
