@@ -205,7 +205,6 @@ fn deceive(plan: &mut Plan) {
         ]
         .into_iter()
         .for_each(|set| set(plan, 0));
-        plan.set_retention_bytes(0);
     }
 }
 

@@ -180,22 +180,57 @@ impl Clocks {
         peer: Origin,
         vectors: &[VersionVector],
     ) -> bool {
-        let claim = impossible(engine, vectors).or_else(|| self.lost(engine, vectors));
+        let claim = self.claim(engine, vectors);
         match claim {
             None => {
                 self.doubtful.remove(&peer);
             }
             Some(claim) => {
                 self.watermarks_refused += 1;
-                if claim == Claim::NeverWritten {
-                    self.claimants.insert(peer);
-                }
-                if self.doubtful.insert(peer) {
-                    self.alarm(Alarm::Doubtful { peer, claim });
-                }
+                self.doubt(peer, claim);
             }
         }
         claim.is_none()
+    }
+
+    /// Whether a peer that asks for a repair of a partition may be given one: what it has of this
+    /// region may be the first word of a loss, and once it has joined the state that goes on without
+    /// what was lost, nothing is left to tell of it.
+    pub(crate) fn may_repair(
+        &mut self,
+        engine: &Engine,
+        peer: Origin,
+        partition: u16,
+        vector: &VersionVector,
+    ) -> bool {
+        let lost = self.never_wrote(engine, partition, vector);
+        if lost {
+            self.doubt(peer, Claim::NeverWritten);
+        }
+        !lost
+    }
+
+    fn claim(&self, engine: &Engine, vectors: &[VersionVector]) -> Option<Claim> {
+        let pairs = || (0..engine.stage().partitions()).zip(vectors);
+        if pairs().any(|(number, theirs)| self.never_wrote(engine, number, theirs)) {
+            return Some(Claim::NeverWritten);
+        }
+        let bound = engine.stage().clock().physical().plus_ms(MAX_AHEAD_MS);
+        let is_future = |(number, theirs): (u16, &VersionVector)| {
+            let ours = &engine.stage().partition(number).vector;
+            // What is here exists, whatever this node's clock says.
+            theirs.iter().any(|(origin, time)| time > bound && time > ours.get(origin))
+        };
+        pairs().any(is_future).then_some(Claim::Future)
+    }
+
+    fn doubt(&mut self, peer: Origin, claim: Claim) {
+        if claim == Claim::NeverWritten {
+            self.claimants.insert(peer);
+        }
+        if self.doubtful.insert(peer) {
+            self.alarm(Alarm::Doubtful { peer, claim });
+        }
     }
 
     /// A repair has moved what this region has of its own writes: what it had lost is here again, if it
@@ -207,16 +242,17 @@ impl Clocks {
         }
     }
 
-    /// Whether a peer has writes of this region that are newer than all that it began with and older
-    /// than its beginning: of another life, which it does not know. So it notices even where its own
-    /// new stamps have overtaken what is lost before the peer's first word.
-    fn lost(&self, engine: &Engine, vectors: &[VersionVector]) -> Option<Claim> {
+    /// Whether a peer has writes of this region that it never made. They are newer than all that it
+    /// has; or newer than all that it began with and older than its beginning, so of another life,
+    /// which it does not know: it notices even where its own new stamps have overtaken what is lost
+    /// before the peer's first word.
+    fn never_wrote(&self, engine: &Engine, partition: u16, theirs: &VersionVector) -> bool {
         let (began, known) = &self.began;
         let me = engine.stage().me();
-        let mut pairs = vectors.iter().map(|theirs| theirs.get(me)).zip(known);
-        pairs
-            .any(|(theirs, known)| *known < theirs && theirs < *began)
-            .then_some(Claim::NeverWritten)
+        let theirs = theirs.get(me);
+        let is_of_another_life = |known: &Time| *known < theirs && theirs < *began;
+        theirs > engine.stage().partition(partition).vector.get(me)
+            || known.get(usize::from(partition)).is_some_and(is_of_another_life)
     }
 
     /// Weighs who has writes of this region that it does not have, against the peers of `others`
@@ -304,22 +340,6 @@ impl Clocks {
 /// A promise as far as it can be kept: a peer cannot promise more than its clock may be ahead.
 pub(crate) fn promise(engine: &Engine, mark: &Watermark) -> Time {
     Time(mark.now).min(engine.stage().clock().physical().plus_ms(MAX_AHEAD_MS))
-}
-
-fn impossible(engine: &Engine, vectors: &[VersionVector]) -> Option<Claim> {
-    let stage = engine.stage();
-    let bound = stage.clock().physical().plus_ms(MAX_AHEAD_MS);
-    for (number, theirs) in (0..stage.partitions()).zip(vectors) {
-        let ours = &stage.partition(number).vector;
-        if theirs.get(stage.me()) > ours.get(stage.me()) {
-            return Some(Claim::NeverWritten);
-        }
-        // What is here exists, whatever this node's clock says.
-        if theirs.iter().any(|(origin, time)| time > bound && time > ours.get(origin)) {
-            return Some(Claim::Future);
-        }
-    }
-    None
 }
 
 /// What a writing client is told by a region that has lost writes of its own.

@@ -13,7 +13,6 @@ use meridian_clock::{Origin, Time, VersionVector};
 use meridian_keyspace::{Ablations, Engine, SLOTS};
 use meridian_replication::{
     Inbox, PROTOCOL_OLDEST, REPAIR_SINCE, RelayPlan, Router, Upstreams, Versions,
-    repair::{Refusal, RepairMessage},
 };
 
 use crate::{
@@ -369,19 +368,9 @@ impl DataNode {
                 self.behind(from, number, &partitions);
                 Ok(())
             }
-            // It holds what others do not count as its history: nobody may take that over.
-            PeerMessage::Repair(RepairMessage::Open { number, .. })
-                if self.clocks.is_outlived() =>
-            {
-                let reason = Refusal::Busy;
-                let message = PeerMessage::Repair(RepairMessage::Refuse { number, reason });
-                self.effects.push(DataEffect::Send { peer: from, session, message });
-                Ok(())
+            PeerMessage::Repair(message) => {
+                self.repair_message(from, session, message, version).map_err(|e| e.to_string())
             }
-            PeerMessage::Repair(message) => self
-                .repairs
-                .message(self.engine.stage_mut(), from, message, version, self.now_ms)
-                .map_err(|e| e.to_string()),
             PeerMessage::Clock(note) => {
                 self.clocks.hear(&mut self.engine, from, &note);
                 Ok(())

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use meridian_clock::{ClockNote, MAX_AHEAD_MS, Origin, Time, VersionVector};
 use meridian_keyspace::{Ablations, Durability, Engine, EngineConfig, Stage, StageConfig};
 use meridian_node::{Alarm, Claim, DataConfig, DataEffect, DataNode, wire::PeerMessage};
-use meridian_replication::{Batch, Hello, PROTOCOL_NEWEST, Subscribe, Vectors, Watermark};
+use meridian_replication::{
+    Batch, Hello, PROTOCOL_NEWEST, Subscribe, Vectors, Watermark,
+    repair::{PackedVector, Refusal, RepairMessage},
+};
 use meridian_store::{Entries, LogPosition};
 
 const DAY_US: u64 = 1_700_000_000_000_000;
@@ -346,6 +349,38 @@ fn what_was_lost_is_noticed_although_new_writes_have_overtaken_it() {
         let mut sound = started();
         sound.mark(PEER, &has, Time::ZERO, DAY_US / 1_000);
         assert!(!sound.node.clocks().is_outlived(), "{has:?}");
+    }
+}
+
+#[test]
+fn who_asks_for_a_repair_before_its_first_watermark_may_tell_of_a_loss_too() {
+    let open = |region: &mut Region, mine: Time, lasting| {
+        let mut vector = VersionVector::new();
+        vector.set(ME, mine);
+        let vector = PackedVector::pack(&vector);
+        let open = RepairMessage::Open { number: 3, partition: 0, seed: 5, vector, lasting };
+        region.node.message(PEER, SESSION, PeerMessage::Repair(open));
+        let mut effects = region.pass(1_000);
+        effects.retain(|e| matches!(e, DataEffect::Send { message: PeerMessage::Repair(_), .. }));
+        let [DataEffect::Send { message: PeerMessage::Repair(said), .. }] = &effects[..] else {
+            panic!("{effects:?}");
+        };
+        said.clone()
+    };
+    let floor = Time::from_ms(DAY_US / 1_000 + 500);
+    for lasting in [false, true] {
+        let mut region = Region::above(ME, floor, 0);
+        region.greet(PEER);
+        assert_eq!(region.run("SET k v").0, "+OK\r\n");
+        let sound = open(&mut region, Time::ZERO, lasting);
+        assert!(matches!(sound, RepairMessage::OfferSlots { .. }), "{sound:?}");
+        assert!(!region.node.clocks().is_outlived());
+
+        // It would take over what follows on the loss, and have nothing more to tell it by.
+        let refused = open(&mut region, Time(floor.0 - 1), lasting);
+        assert!(matches!(refused, RepairMessage::Refuse { reason: Refusal::Busy, .. }));
+        assert!(region.node.clocks().is_outlived());
+        assert!(region.run("SET k x").0.starts_with("-READONLY"));
     }
 }
 

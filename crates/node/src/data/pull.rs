@@ -4,8 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_clock::{Origin, VersionVector};
+use meridian_codec::Malformed;
 use meridian_crdt::ElementKey;
-use meridian_replication::{PeerView, Subscribe, Vectors};
+use meridian_replication::{
+    PeerView, Subscribe, Vectors,
+    repair::{Refusal, RepairMessage},
+};
 
 use super::{DataEffect, DataNode, Peer};
 use crate::{
@@ -105,6 +109,34 @@ impl DataNode {
                 self.repairs.want(number, peer);
             }
         }
+    }
+
+    /// A message of a repair. Who has lost writes of its own gives none: it holds what others do not
+    /// count as its history, and nobody may take that over.
+    pub(super) fn repair_message(
+        &mut self,
+        from: Origin,
+        session: u64,
+        message: RepairMessage,
+        version: u16,
+    ) -> Result<(), Malformed> {
+        let stage = self.engine.stage();
+        if let RepairMessage::Open { number, partition, vector, .. } = &message
+            && *partition < stage.partitions()
+        {
+            let vector = vector.unpack()?;
+            let may = self.clocks.may_repair(&self.engine, from, *partition, &vector);
+            if !may {
+                self.weigh_claims();
+            }
+            if !may || self.clocks.is_outlived() {
+                let refuse = RepairMessage::Refuse { number: *number, reason: Refusal::Busy };
+                let message = PeerMessage::Repair(refuse);
+                self.effects.push(DataEffect::Send { peer: from, session, message });
+                return Ok(());
+            }
+        }
+        self.repairs.message(self.engine.stage_mut(), from, message, version, self.now_ms)
     }
 
     /// A portion of the repairs, and what they bring.

@@ -41,8 +41,7 @@ impl DataNode {
         let partitions = self.engine.stage().partitions();
         let vectors = mark.vectors.unpack(partitions)?;
         if !self.clocks.believes(&self.engine, from, &vectors) {
-            let heard = self.acknowledged.keys();
-            self.clocks.weigh_claims(&mut self.engine, heard);
+            self.weigh_claims();
             return Ok(());
         }
         let now = clocks::promise(&self.engine, mark);
@@ -77,6 +76,12 @@ impl DataNode {
         }
         self.acknowledged.insert(from, LastWord { vectors, at_ms: self.now_ms });
         Ok(())
+    }
+
+    /// Whether this region has lost writes of its own, by what its peers have of it.
+    pub(super) fn weigh_claims(&mut self) {
+        let heard = self.acknowledged.keys();
+        self.clocks.weigh_claims(&mut self.engine, heard);
     }
 
     /// What is on disk here.
