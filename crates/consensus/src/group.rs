@@ -231,6 +231,11 @@ impl Group {
         }
     }
 
+    /// Whether nothing is in the log that was not handed out.
+    pub fn has_applied_all(&self) -> bool {
+        self.applied == self.node.raft.raft_log.last_index()
+    }
+
     /// Who takes part, as far as this region has applied the log.
     pub fn conf(&self) -> &Conf {
         &self.node.store().conf

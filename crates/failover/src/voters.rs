@@ -7,7 +7,8 @@
 //! voter makes a decision slower. Regions that the topology file names vote from the beginning.
 //! Who is dead loses its vote; that needs a majority, its own vote included. Who leaves gives its
 //! vote away while it is still there to help with that, and goes on as a learner until it has
-//! left: at no time does the group count on somebody who will not come back.
+//! left: at no time does the group count on somebody who will not come back. It keeps its vote while
+//! those who stay are no majority of themselves because one is down.
 
 use std::collections::BTreeSet;
 
@@ -54,18 +55,20 @@ pub fn next_voter_step(
     let is_leaving = |region: &&u16| members.status(**region) == Some(MemberStatus::Leaving);
     let leaving = voters.iter().find(is_leaving);
     let staying = voters.len() - voters.iter().filter(is_leaving).count();
+    // With one who is down the others could be no majority, and if it never came back there would
+    // be none to say so: its vote has to be taken first.
+    let is_up = |region: &u16| state.state_of(*region) == Some(RegionState::Up);
+    let up = voters.iter().filter(|region| !is_leaving(region) && is_up(region)).count();
     let active = members.live().filter(|(_, m)| m.status == MemberStatus::Active).count();
-    let fit = |region: &&u16| {
-        members.status(**region) == Some(MemberStatus::Active)
-            && state.state_of(**region) == Some(RegionState::Up)
-    };
+    let fit =
+        |region: &&u16| members.status(**region) == Some(MemberStatus::Active) && is_up(region);
     let wanted = active.min(VOTERS_MAX).saturating_sub(1) / 2 * 2 + 1;
     // First the new vote, then the old one goes; with a full house the other way round.
     let has_room = staying < wanted && voters.len() <= VOTERS_MAX;
     if let Some(&region) = learners.iter().find(fit).filter(|_| has_room) {
         return Some(VoterStep::Promote(region));
     }
-    leaving.filter(|_| staying > 0).map(|&region| VoterStep::AddLearner(region))
+    leaving.filter(|_| up > staying / 2).map(|&region| VoterStep::AddLearner(region))
 }
 
 #[cfg(test)]
@@ -176,6 +179,23 @@ mod tests {
         assert!(group.learners.is_empty(), "it gets the log until it has left");
         group.change(MemberChange::Leave { region: 2 });
         assert_eq!(group.settle(), 2, "nobody is there to take the vote");
+    }
+
+    #[test]
+    fn who_leaves_keeps_its_vote_while_the_others_need_it() {
+        let mut group = Group::of(3);
+        group.change(MemberChange::Leave { region: 1 });
+        group.state.regions.get_mut(&0).unwrap().state = RegionState::Down;
+        assert_eq!(group.settle(), 3, "0 may never come back, and 2 alone is no majority");
+        group.state.primary = 2;
+        group.die(0);
+        assert_eq!(group.settle(), 1);
+        assert_eq!((group.voters.clone(), group.learners.clone()), ([2].into(), [1].into()));
+
+        let mut group = Group::of(5);
+        group.change(MemberChange::Leave { region: 1 });
+        group.state.regions.get_mut(&0).unwrap().state = RegionState::Down;
+        assert_eq!(group.settle(), 4, "three of four are there");
     }
 
     #[test]

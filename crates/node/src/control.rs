@@ -345,7 +345,8 @@ impl Control {
             self.voters_due_ms = now_ms + patience_ms;
             return;
         }
-        if now_ms < self.voters_due_ms {
+        // A step decided on an older list could follow on a death that it makes unbearable.
+        if now_ms < self.voters_due_ms || !self.group.has_applied_all() {
             return;
         }
         let conf = self.group.conf();

@@ -76,8 +76,22 @@ fn handing_over(status: &Value, name: &str) -> String {
             "{name} is down: it has to come back to hand over what it has; or, if it never will: \
              meridian region dead {name}"
         ),
-        _ => format!("{name} waits until every region has all that it wrote"),
+        _ => {
+            format!("{name} waits until every region has all that it wrote{}", others_down(status))
+        }
     }
+}
+
+/// The regions that it waits for in vain while they are down, and for their votes too.
+fn others_down(status: &Value) -> String {
+    let regions = status["regions"].as_object().into_iter().flatten();
+    let down = regions.filter(|(_, region)| region["state"] == "down");
+    let names: Vec<&str> = down.map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let names = names.join(", ");
+    format!("; down and waited for: {names} (if for ever: meridian region dead)")
 }
 
 /// A region in the list of members: the live one with that name, else the latest.
@@ -133,5 +147,6 @@ mod tests {
         assert!(handing_over(&status, "us").contains("primary role"));
         assert!(handing_over(&status, "eu").contains("is down"));
         assert!(handing_over(&status, "ap").contains("every region"));
+        assert!(handing_over(&status, "ap").contains("waited for: eu"));
     }
 }
