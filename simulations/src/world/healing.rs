@@ -165,7 +165,8 @@ impl World {
     /// The part that has healed shows that it goes on: what is written in one member reaches all.
     pub(crate) fn part_verdict(&mut self) -> Result<(), String> {
         let Some(mut probe) = self.probe.take() else { return Ok(()) };
-        if self.members_unsettled().is_some() {
+        let ended = probe.members.iter().any(|place| self.places[*place].belonging.is_gone);
+        if ended || self.members_unsettled().is_some() {
             // A change that was in somebody's log already: who leaves takes no writes and cannot go
             // before the rest is there, and votes may have moved to those who stay away.
             self.add(VERDICT_EVERY_US, Event::Verdict);
