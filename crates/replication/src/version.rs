@@ -16,8 +16,8 @@ pub const PROTOCOL_OLDEST: u16 = 1;
 /// The newest protocol that this build speaks.
 ///
 /// 1. Hello, Subscribe, Watermark, Raft.
-/// 2. Behind, Repair, Clock; frames that are bundles. Messages of a kind that is not known are skipped, so that later versions may
-///    add some.
+/// 2. Behind, Repair, Clock, Members; frames that are bundles. Messages of a kind that is not known
+///    are skipped, so that later versions may add some.
 /// 3. Packed batches; watermarks that tell what has moved.
 /// 4. Repairs that compare slot by slot.
 pub const PROTOCOL_NEWEST: u16 = 4;

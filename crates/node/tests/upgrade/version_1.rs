@@ -1,11 +1,12 @@
 //! Version N and N + 1 side by side, and what N left on disk.
 //!
-//! `corpus/v1` holds what version 1 wrote, byte by byte as it came out of its encoders: a log, a
-//! checkpoint, messages. It is never written again. A later format gets a directory of its own.
+//! `corpus/v1` holds what version 1 wrote: a log, a checkpoint, messages. What came later is in
+//! `version_4.rs`.
 
-mod common;
-
-use common::{EPOCH_US, Ended, PARTITIONS, Region, deliver, exchange, identity};
+use crate::{
+    corpus,
+    region::{EPOCH_US, Ended, PARTITIONS, Region, deliver, exchange, identity},
+};
 use meridian_clock::{Origin, Time, VersionVector};
 use meridian_node::wire::PeerMessage;
 use meridian_replication::{Batch, Hello, Subscribe, Vectors, Versions, Watermark};
@@ -42,27 +43,6 @@ fn check_contents(region: &mut Region) {
     ] {
         assert_eq!(region.run(command), reply, "{command}");
     }
-}
-
-/// A file of the corpus: one value a line, in hexadecimal.
-fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let path = format!("{}/tests/corpus/v1/{name}.hex", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let digit = |at: u8| char::from(at).to_digit(16).expect("a digit") as u8;
-    let byte = |pair: &[u8]| digit(pair[0]) << 4 | digit(pair[1]);
-    let value = |line: &str| line.as_bytes().chunks_exact(2).map(byte).collect();
-    text.lines().map(value).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// As long as the format is version 1's, so are the bytes.
-#[track_caller]
-fn check_encoder(name: &str, values: &[Vec<u8>]) {
-    let lines = |values: &[Vec<u8>]| values.iter().map(|v| hex(v)).collect::<Vec<_>>().join("\n");
-    assert_eq!(lines(values), lines(&corpus(name)), "{name}");
 }
 
 fn version_1() -> Region {
@@ -110,19 +90,19 @@ fn today_s_encoders_write_what_version_1_wrote() {
     let mut region = version_1();
     let (start, end) = region.storage.bounds();
     let log = region.storage.read(start, end.0 as usize).unwrap();
-    check_encoder("log", &[log]);
+    corpus::check("v1/log", &[log]);
     let batch = region.checkpoint();
-    check_encoder("elements", &flat(&batch));
-    check_encoder("meta", &[batch.meta.unwrap()]);
-    check_encoder("messages", &messages());
+    corpus::check("v1/elements", &flat(&batch));
+    corpus::check("v1/meta", &[batch.meta.unwrap()]);
+    corpus::check("v1/messages", &messages());
     region.shipper.subscribe(NEW, 1, &subscription()).unwrap();
-    check_encoder("batch", &region.batches(NEW));
+    corpus::check("v1/batch", &region.batches(NEW));
 }
 
 #[test]
 fn a_log_of_version_1_is_replayed() {
     let mut storage = MemoryStorage::new();
-    storage.append(&corpus("log")[0]).unwrap();
+    storage.append(&corpus::read("v1/log")[0]).unwrap();
     storage.sync().unwrap();
     check_contents(&mut Region::start(OLD, &[], storage));
 }
@@ -130,7 +110,7 @@ fn a_log_of_version_1_is_replayed() {
 #[test]
 fn a_checkpoint_of_version_1_is_read() {
     let mut storage = MemoryStorage::new();
-    let (log, meta) = (corpus("log").remove(0), corpus("meta").remove(0));
+    let (log, meta) = (corpus::read("v1/log").remove(0), corpus::read("v1/meta").remove(0));
     let decoded = Meta::decode(&meta).unwrap();
     assert_eq!(
         (decoded.identity, decoded.position),
@@ -140,7 +120,7 @@ fn a_checkpoint_of_version_1_is_read() {
     storage.append(&log).unwrap();
     storage.sync().unwrap();
     storage.release(decoded.position).unwrap();
-    let elements = corpus("elements");
+    let elements = corpus::read("v1/elements");
     let puts = elements.chunks(2).map(|e| (e[0].clone(), Some(e[1].clone()))).collect();
     let cleared = Vec::new();
     storage.checkpoint(CheckpointBatch { cleared, puts, meta: Some(meta) }).unwrap();
@@ -151,12 +131,12 @@ fn a_checkpoint_of_version_1_is_read() {
 
 #[test]
 fn messages_of_version_1_are_understood() {
-    let decoded: Vec<_> = corpus("messages")
+    let decoded: Vec<_> = corpus::read("v1/messages")
         .iter()
         .map(|bytes| PeerMessage::decode(bytes).unwrap().expect("a known kind").encode())
         .collect();
     assert_eq!(decoded, messages());
-    let batch = corpus("batch").remove(0);
+    let batch = corpus::read("v1/batch").remove(0);
     let frames = Batch::decode(&batch).unwrap().frames;
     let origins = frames.iter().map(|frame| Frame::decode(frame).unwrap().header.origin);
     assert!(frames.len() >= COMMANDS.len() && origins.into_iter().all(|origin| origin == OLD));
