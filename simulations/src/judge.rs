@@ -96,6 +96,11 @@ impl World {
                 if let Some(id) = voters.iter().find(left) {
                     return Err(format!("region {index} counts on {id}, which has left"));
                 }
+                let dead = |id: &&u16| state.members.status(**id) == Some(MemberStatus::Dead);
+                let dead = voters.iter().filter(dead).count();
+                if 2 * dead >= voters.len() && dead > 0 {
+                    return Err(format!("region {index}: half of {voters:?} are dead and vote"));
+                }
             }
         }
         for state in news {

@@ -32,6 +32,7 @@ impl World {
         let fence_ms = self.fence_ms();
         let here = &mut self.places[place];
         let (steady_us, unix_us) = here.clocks.both_us(self.now_us);
+        here.latest_us = here.latest_us.max(unix_us);
         if self.plan.off == Some(Ablation::ForgetClockFloor) {
             here.floor = Time::ZERO;
         }
