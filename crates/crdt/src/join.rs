@@ -36,6 +36,25 @@ pub enum Stored {
     Cell(Cell),
 }
 
+impl Stored {
+    /// Whether it holds each write, increment and deadline of `other` in the same state. Empty
+    /// counter rows do not count.
+    #[must_use]
+    pub fn holds(&self, other: &Stored) -> bool {
+        match (self, other) {
+            (Stored::Deadlines(ours), Stored::Deadlines(theirs)) => {
+                theirs.iter().all(|deadline| ours.contains(deadline))
+            }
+            (Stored::Cell(ours), Stored::Cell(theirs)) => {
+                let mut rows = theirs.rows().iter().filter(|row| row.is_live());
+                theirs.regs().all(|reg| ours.regs().any(|ours| ours == reg))
+                    && rows.all(|row| ours.rows().contains(row))
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Join<'_> {
     fn keeps(&self, dot: Dot, they_hold_it: bool) -> bool {
         they_hold_it || !self.theirs.covers(dot)
@@ -199,6 +218,34 @@ mod tests {
         let join = Join { me: Origin(0), ours: &ours, theirs: &theirs, is_union: false };
         cell.join(other, &join);
         cell
+    }
+
+    #[test]
+    fn one_side_holds_all_that_the_other_does_only_in_the_same_state() {
+        let cell = |regs: &[u64], rows: &[Row]| {
+            let regs = regs.iter().map(|time| reg(*time, 1)).collect();
+            Stored::Cell(Cell::from_parts(regs, rows.to_vec()))
+        };
+        let live = row(1, 2, 5, 10);
+        let dead = Row { cut_last: Time(3), cut_sum: Amount::ZERO, ..row(2, 3, 3, 0) };
+        let ours = cell(&[5, 6], std::slice::from_ref(&live));
+        for less in [cell(&[5], &[]), cell(&[], &[live.clone(), dead]), ours.clone()] {
+            assert!(ours.holds(&less), "{less:?}");
+        }
+        for more in
+            [cell(&[5, 7], &[]), cell(&[], &[row(1, 2, 6, 11)]), cell(&[], &[row(3, 1, 1, 1)])]
+        {
+            assert!(!ours.holds(&more), "{more:?}");
+        }
+        let mut other = reg(5, 1);
+        other.value = [9].into();
+        assert!(!ours.holds(&Stored::Cell(Cell::from_parts(vec![other], vec![]))), "another value");
+        let deadlines = |times: &[u64]| {
+            let dot = |time: &u64| (Dot::new(Time(*time), Origin(1)), Time(9));
+            Stored::Deadlines(times.iter().map(dot).collect())
+        };
+        assert!(deadlines(&[1, 2]).holds(&deadlines(&[2])));
+        assert!(!deadlines(&[2]).holds(&deadlines(&[1])) && !deadlines(&[1]).holds(&ours));
     }
 
     #[test]

@@ -87,6 +87,14 @@ impl Look {
         });
     }
 
+    /// The item of what lasts of one element, if it holds anything that does.
+    pub fn item(&self, stage: &Stage, key: &[u8], place: &ElementKey) -> Option<u64> {
+        let lasting = lasting_form(key, place, &stage.stored(key, place)?)?;
+        let mut name = Vec::new();
+        place.encode(&mut name);
+        Some(item_of(self.seed, key, &name, &lasting))
+    }
+
     fn each(&self, stage: &Stage, slot: u16, mut visit: impl FnMut(u64, &[u8], &[u8])) {
         let form = if self.counts == Counts::State { Form::State } else { Form::Stored };
         stage.each_element(slot, self.view, form, |key, name, value| {

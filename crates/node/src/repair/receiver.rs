@@ -221,6 +221,11 @@ impl Receipt {
         &self.only_here
     }
 
+    /// How it looks at elements.
+    pub fn look(&self) -> Look {
+        self.look
+    }
+
     /// Whether there is something to do now.
     pub fn has_work(&self) -> bool {
         let looks = matches!(self.phase, Phase::Looking | Phase::Selecting(..));

@@ -1,18 +1,22 @@
 //! Proof of sameness: at a low rate every partition is compared with another region's. What
-//! differs is mostly on its way. What differs in the same way in three looks, although each side had
+//! differs is mostly on its way. What is held there and not here in three looks, although each side had
 //! by each look seen all that the other had had at the one before, is a fault: memory that lied, a
 //! defect. It is named, and both sides keep what either holds.
 //!
-//! Why that is strict. A written state has dots that nothing else has: if it is unchanged on both
-//! sides from one look to the next, neither has applied an operation on it, and since each has seen
-//! all that the other had seen at the first look, both have applied the same ones. Then the states
-//! must be equal. That something is not held here says less: it may have come and gone. But then an
-//! operation here has removed what is held there; here it had been seen by the second look, so it
-//! has been seen there by the third, and must have removed it there too.
+//! Why that is strict. A write, a row of increments or a deadline that an element held there in all
+//! three looks had been seen here by the second. If it was not held here then, nor in the third, in an
+//! element that was the same both times, an operation seen here by the second look had removed it, or
+//! changed its state. That operation had been seen there by the third look, and must have removed or
+//! changed it there too.
+//!
+//! That something is held here and not there says nothing of the kind: it may have come to that side
+//! and gone again since the second look, which leaves the element there as it was. If it is a fault,
+//! the other side finds it.
 
 use std::collections::BTreeMap;
 
 use meridian_clock::{Origin, VersionVector};
+use meridian_crdt::decode_stored;
 use meridian_keyspace::Stage;
 use meridian_replication::repair::{RepairMessage, item_of};
 
@@ -76,6 +80,13 @@ impl Look {
         }
     }
 
+    /// The item of an element that was only here, or none if it was not; nothing if that is not
+    /// known, because too much was.
+    fn held(&self, name: &Name) -> Option<Option<u64>> {
+        let item = self.only_here.get(name).copied();
+        (item.is_some() || self.only_here.len() < MAX_SCRUB_DIFFERENCES).then_some(item)
+    }
+
     /// Items that have been there, and not here, for long enough to be a fault.
     fn persistent(&self) -> Vec<u64> {
         let there = self.only_there.iter().filter(|(_, times)| **times >= LOOKS);
@@ -86,6 +97,13 @@ impl Look {
     fn is_settled(&self, now: &Comparison<'_>) -> bool {
         now.looked[0].dominates(&self.theirs) && now.theirs.dominates(&self.ours)
     }
+}
+
+/// Whether an element holds something there that it does not hold here in the same state.
+fn lacks(stage: &Stage, (key, place): &Name, theirs: &[u8]) -> bool {
+    let Ok(theirs) = decode_stored(place, theirs) else { return false };
+    let ours = stage.stored(key, place).and_then(|ours| decode_stored(place, &ours).ok());
+    !ours.is_some_and(|ours| ours.holds(&theirs))
 }
 
 impl Repairs {
@@ -150,10 +168,12 @@ impl Repairs {
         let receipt = self.scrubs.current.take()?;
         self.said.push((donor, RepairMessage::Close { number: receipt.number() }));
         let before = self.scrubs.last.remove(&place).unwrap_or_default();
-        let now = receipt.only_here().clone();
-        let (parts, divergent) = receipt.into_union(|key, element| {
-            let name = (Box::from(key), element.clone());
-            before.only_here.get(&name) == now.get(&name)
+        let (now, look) = (receipt.only_here().clone(), receipt.look());
+        let (parts, divergent) = receipt.into_union(|name, theirs| {
+            let item = now.get(name).copied();
+            before.held(name) == Some(item)
+                && look.item(stage, &name.0, &name.1) == item
+                && lacks(stage, name, theirs)
         });
         self.counts.divergent += divergent.len() as u64;
         if divergent.is_empty() {

@@ -109,7 +109,7 @@ fn batches(compact_beyond: u64) -> Vec<Vec<u8>> {
     author.shipper.compact_beyond(compact_beyond);
     let nothing = vec![VersionVector::new(); usize::from(PARTITIONS)];
     let request = Subscribe { number: 1, origins: vec![AUTHOR], vectors: Vectors::pack(&nothing) };
-    author.shipper.subscribe(READER, 1, &request).unwrap();
+    author.shipper.subscribe(READER, 1, &request).expect("it fits the cluster");
     author.batches(READER)
 }
 

@@ -119,11 +119,11 @@ impl Receipt {
         self.bodies.iter().enumerate().map(part).collect()
     }
 
-    /// Elements that a scrub has fetched: those that `still` confirms, as a repair that takes
-    /// nothing away and moves no vector.
+    /// Elements that a scrub has fetched: those that `confirms` lets pass by their name and stored
+    /// form, as a repair that takes nothing away and moves no vector.
     pub fn into_union(
         mut self,
-        still: impl Fn(&[u8], &ElementKey) -> bool,
+        confirms: impl Fn(&Name, &[u8]) -> bool,
     ) -> (Vec<Vec<u8>>, Vec<Name>) {
         let mut body = Vec::new();
         let mut names = Vec::new();
@@ -131,9 +131,10 @@ impl Receipt {
             let mut reader = Reader::new(&stream);
             while let Ok(element) = RepairElement::read(&mut reader) {
                 let Ok(place) = ElementKey::decode(element.element) else { continue };
-                if still(element.key, &place) {
+                let name = (element.key.into(), place);
+                if confirms(&name, element.value.unwrap_or_default()) {
                     element.encode(&mut body);
-                    names.push((element.key.into(), place));
+                    names.push(name);
                 }
             }
         }
