@@ -35,6 +35,10 @@ fn vector() -> VersionVector {
     vector
 }
 
+fn hello() -> Hello {
+    Hello { version: 4, cluster: "shop".into(), origin: AUTHOR, partitions: PARTITIONS }
+}
+
 /// Every message of a repair, in the order of the wire.
 fn repairs() -> Vec<RepairMessage> {
     let (number, vector) = (7, PackedVector::pack(&vector()));
@@ -81,10 +85,8 @@ fn repairs() -> Vec<RepairMessage> {
 
 /// Every kind of message that version 1 did not know, and its greeting.
 fn messages() -> Vec<PeerMessage> {
-    let hello =
-        Hello { version: 4, cluster: "shop".into(), origin: AUTHOR, partitions: PARTITIONS };
     let mut all = vec![
-        PeerMessage::Hello(hello),
+        PeerMessage::Hello(hello()),
         PeerMessage::Behind { number: 300, partitions: vec![0, 1] },
         PeerMessage::Clock(ClockNote { number: 0, physical_us: EPOCH_US, answers: None }),
         PeerMessage::Clock(ClockNote { number: 1, physical_us: 2, answers: Some((3, 70_000)) }),
@@ -150,9 +152,7 @@ fn batches_of_version_4_are_read() {
     for (name, bundled) in [("v4/packed", false), ("v4/bundles", true)] {
         let mut reader = Region::start(READER, &[AUTHOR], MemoryStorage::new());
         reader.node.peer_up(AUTHOR, 1);
-        let hello =
-            Hello { version: 4, cluster: "shop".into(), origin: AUTHOR, partitions: PARTITIONS };
-        reader.node.message(AUTHOR, 1, PeerMessage::Hello(hello));
+        reader.node.message(AUTHOR, 1, PeerMessage::Hello(hello()));
         for batch in corpus::read(name) {
             let plain = Batch::plain(&batch).unwrap();
             let batch_of = Batch::decode(&plain).unwrap();
